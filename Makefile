@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+.PHONY: help venv check test test-slow bench demo constraints clean
+
+# The tiers that need neither a GPU nor a cluster.
+QUICK_TIERS := unit contract chart docs
+SETUP := .venv/.setup-done
+PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+venv: $(SETUP) ## make .venv (every target below does it by itself; PYTHON=… chooses the interpreter)
+
+$(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh
+	@scripts/setup_venv.sh
+
+check: $(SETUP) ## lint, format, types, import contracts (about 1 minute)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy $(PYTHON_FOLDERS)
+	.venv/bin/lint-imports
+
+test: $(SETUP) ## every quick tier
+	@scripts/run_tiers.sh "$(QUICK_TIERS)"
+
+test-slow: $(SETUP) ## the tests that take minutes
+	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900
+
+bench: $(SETUP) ## the short form of every benchmark
+	@set -e; for program in $(wildcard bench/*.py); do \
+	    echo "== $$program"; .venv/bin/python $$program --short; done
+
+demo: $(SETUP) ## the whole path on a real model: two servers, one killed halfway
+	@.venv/bin/python -m demo
+
+constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
+	.cache/uv-tool/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \
+	    --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make constraints' --extra server --extra torch --group dev \
+	    pyproject.toml requirements/tools.in --output-file requirements/constraints.txt
+
+clean: ## remove .venv and everything else that was made here
+	rm -rf .venv .cache .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	    .import_linter_cache build dist
+	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,7 +54,7 @@ def _make(kind: str, architecture: Architecture, directory: Path) -> None:
     )
     base = tiny_model(architecture)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT warns about kinds that cannot be merged into the base; nothing is merged here.
+        # PEFT warns about kinds that cannot be merged, and about one-dimensional tensors.
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = get_peft_model(

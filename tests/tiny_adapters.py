@@ -65,8 +65,8 @@ def _make(kind: str, architecture: Architecture, directory: Path) -> None:
                 if "lora_" in name and "magnitude" not in name:
                     # Large enough that base and adapters choose other tokens.
                     weight.normal_(0, 0.1)
-    # "auto" would ask a hub whether the base has resized embeddings.
-    model.save_pretrained(str(directory), save_embedding_layers=kind == "embeddings")
+        # "auto" would ask a hub whether the base has resized embeddings.
+        model.save_pretrained(str(directory), save_embedding_layers=kind == "embeddings")
 
 
 def tiny_adapter(kind: str = "a1", architecture: Architecture = "qwen3") -> Path:

@@ -1,0 +1,292 @@
+"""Frames to bytes and back. Pure; a malformed frame raises ProtocolError and nothing else.
+
+The cost that matters is the client's: :func:`scatter` appends every delta of a frame to its sequence with two slices
+of one memoryview, so a token costs a copy of eight bytes and no Python object.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+import numpy as np
+
+from .columns import Columns
+from .errors import ProtocolError
+from .frames import (
+    Block,
+    ClientFrame,
+    ClientHello,
+    PromptBlock,
+    ServerFrame,
+    ServerHello,
+)
+
+__all__ = [
+    "Buffer",
+    "DeltaWriter",
+    "PromptColumns",
+    "Receiver",
+    "client_columns",
+    "decode_client",
+    "decode_server",
+    "encode_frame",
+    "prompt_columns",
+    "scatter",
+]
+
+Buffer = bytes | bytearray | memoryview
+Header = ClientHello | ServerHello | ClientFrame | ServerFrame
+
+_LENGTH = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+_client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
+_server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
+_FORMAT = {1: "B", 2: "H", 4: "I"}
+
+
+def encode_frame(header: Header, columns: Sequence[Buffer] = ()) -> bytes:
+    """One frame; ``columns`` in the order of the header."""
+    head = _encoder.encode(header)
+    return b"".join((_LENGTH.pack(len(head)), head, *columns))
+
+
+def _split(data: Buffer) -> tuple[memoryview, memoryview]:
+    view = memoryview(data)
+    if len(view) < 4:
+        raise ProtocolError("frame: shorter than its length field")
+    (length,) = _LENGTH.unpack_from(view)
+    if length > len(view) - 4:
+        raise ProtocolError(f"frame: header of {length} bytes in a frame of {len(view)} bytes")
+    return view[4 : 4 + length], view[4 + length :]
+
+
+def decode_client(data: Buffer) -> tuple[ClientHello | ClientFrame, memoryview]:
+    """Header and columns of a client's frame."""
+    head, columns = _split(data)
+    try:
+        return _client_decoder.decode(head), columns
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"frame: {error}") from None
+
+
+def decode_server(data: Buffer) -> tuple[ServerHello | ServerFrame, memoryview]:
+    """Header and columns of a server's frame."""
+    head, columns = _split(data)
+    try:
+        return _server_decoder.decode(head), columns
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"frame: {error}") from None
+
+
+def client_columns(
+    frame: ClientFrame, columns: memoryview
+) -> tuple[list[memoryview], list[memoryview], list[int]]:
+    """Prompts (i32 views, by the table), outputs (i32 views, one per child with output), acked handles.
+
+    Raises ProtocolError when lengths or indices do not fit; nothing of the frame may be used then.
+    """
+    tables = len(frame.prompts), len(frame.params), len(frame.revisions)
+    outputs: list[int] = []
+    for submit in frame.submits:
+        if not (
+            0 <= submit.prompt < tables[0]
+            and 0 <= submit.params < tables[1]
+            and 0 <= submit.revision < tables[2]
+        ):
+            raise ProtocolError(f"frame: submit {submit.seq} points outside the frame's tables")
+        if not submit.children:
+            raise ProtocolError(f"frame: submit {submit.seq} has no children")
+        for child in submit.children:
+            if child.output_length:
+                outputs.append(child.output_length)
+    sizes = [*frame.prompts, *outputs, frame.acks]
+    if min(sizes) < 0 or sum(sizes) * 4 != len(columns):
+        raise ProtocolError(f"frame: {len(columns)} bytes of columns, the header says {sum(sizes) * 4}")
+    views: list[memoryview] = []
+    position = 0
+    for size in sizes:
+        views.append(columns[position : position + size * 4])
+        position += size * 4
+    acks = np.frombuffer(views.pop(), np.uint32).tolist()
+    return views[: tables[0]], views[tables[0] :], acks
+
+
+def _width(largest: int) -> int:
+    return 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+
+
+class _BlockColumns:
+    __slots__ = ("counts", "flags", "handles", "logprobs", "tokens", "top_ids")
+
+    def __init__(self) -> None:
+        self.handles: list[int] = []
+        self.counts: list[int] = []
+        self.flags = bytearray()
+        self.tokens: list[Buffer] = []
+        self.logprobs: list[Buffer] = []
+        self.top_ids: list[Buffer] = []
+
+
+class DeltaWriter:
+    """Collects the deltas that go into one frame; each is added once, then ``finish`` gives blocks and columns."""
+
+    __slots__ = ("_blocks", "_prompt_columns", "_prompts")
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, _BlockColumns] = {}
+        self._prompts: list[PromptBlock] = []
+        self._prompt_columns: list[Buffer] = []
+
+    def add(
+        self, handle: int, flag: int, k: int, tokens: Buffer, logprobs: Buffer, top_ids: Buffer = b""
+    ) -> None:
+        """One delta; ``logprobs`` f32 [T] for k = 1, [T, k] beside ``top_ids`` for k > 1."""
+        block = self._blocks.get(k)
+        if block is None:
+            block = self._blocks[k] = _BlockColumns()
+        block.handles.append(handle)
+        block.counts.append(len(tokens) >> 2)
+        block.flags.append(flag)
+        block.tokens.append(tokens)
+        if k:
+            block.logprobs.append(logprobs)
+            if k > 1:
+                block.top_ids.append(top_ids)
+
+    def add_prompt(
+        self, handle: int, k: int, logprobs: Buffer, top_ids: Buffer, top_logprobs: Buffer
+    ) -> None:
+        """Prompt logprobs f32 [P] and candidates [P, k]."""
+        self._prompts.append(PromptBlock(handle, len(logprobs) >> 2, k))
+        self._prompt_columns += (logprobs, top_ids, top_logprobs)
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks or self._prompts)
+
+    def finish(self) -> tuple[list[Block], list[PromptBlock], list[Buffer]]:
+        """Headers and columns of everything that was added."""
+        blocks: list[Block] = []
+        columns: list[Buffer] = []
+        for k, block in self._blocks.items():
+            widths = _width(max(block.handles)), _width(max(block.counts))
+            number = len(block.handles)
+            blocks.append(Block(k, number, sum(block.counts), *widths))
+            columns.append(struct.pack(f"<{number}{_FORMAT[widths[0]]}", *block.handles))
+            columns.append(struct.pack(f"<{number}{_FORMAT[widths[1]]}", *block.counts))
+            columns.append(block.flags)
+            columns += block.tokens
+            if k > 1:
+                columns += block.top_ids
+            columns += block.logprobs
+        return blocks, self._prompts, columns + self._prompt_columns
+
+
+class Receiver(Protocol):
+    """What a handle stands for at the client: anything with columns."""
+
+    columns: Columns
+
+
+R = TypeVar("R", bound=Receiver)
+
+
+def scatter(
+    blocks: Sequence[Block], columns: memoryview, receivers: Mapping[int, R]
+) -> tuple[list[R], list[tuple[int, int]], int]:
+    """Append every delta to its receiver's columns.
+
+    Returns the receivers that got tokens, ``(handle, flag)`` of those that ended, and the bytes consumed. Deltas for
+    an unknown handle are dropped: they belong to an attempt that is over. Raises ProtocolError before anything was
+    appended when the lengths do not fit.
+    """
+    plans = []
+    position = 0
+    for block in blocks:
+        k, number, tokens, hw, cw = block.k, block.deltas, block.tokens, block.handle_width, block.count_width
+        if hw not in _FORMAT or cw not in _FORMAT or min(k, number, tokens) < 0:
+            raise ProtocolError("frame: a block with impossible sizes")
+        size = number * (hw + cw + 1) + tokens * (4 + 4 * k * (2 if k > 1 else 1))
+        if position + size > len(columns):
+            raise ProtocolError(f"frame: block of {size} bytes beyond the end of the frame")
+        a = position + number * hw
+        b = a + number * cw
+        c = b + number
+        handles = columns[position:a].cast(_FORMAT[hw]).tolist()
+        counts = columns[a:b].cast(_FORMAT[cw]).tolist()
+        if sum(counts) != tokens:
+            raise ProtocolError("frame: counts do not add up to the block's tokens")
+        plans.append((k, handles, counts, bytes(columns[b:c]), c, tokens))
+        position += size
+    touched: list[R] = []
+    ended: list[tuple[int, int]] = []
+    get = receivers.get
+    for k, handles, counts, flags, at, tokens in plans:
+        if k > 1:
+            _scatter_top(k, handles, counts, columns[at:], tokens, receivers, touched)
+        else:
+            shift = tokens * 4
+            for handle, count in zip(handles, counts, strict=True):
+                end = at + count * 4
+                receiver = get(handle)
+                if receiver is not None and count:
+                    into = receiver.columns
+                    into.tokens += columns[at:end]
+                    if k:
+                        into.logprobs += columns[at + shift : end + shift]
+                    touched.append(receiver)
+                at = end
+        if any(flags):
+            ended += [(h, f) for h, f in zip(handles, flags, strict=True) if f]
+    return touched, ended, position
+
+
+def _scatter_top(
+    k: int,
+    handles: list[int],
+    counts: list[int],
+    columns: memoryview,
+    tokens: int,
+    receivers: Mapping[int, R],
+    touched: list[R],
+) -> None:
+    ids_at = tokens * 4
+    values_at = ids_at + tokens * 4 * k
+    done = 0
+    for handle, count in zip(handles, counts, strict=True):
+        end = done + count
+        receiver = receivers.get(handle)
+        if receiver is not None and count:
+            into = receiver.columns
+            into.tokens += columns[done * 4 : end * 4]
+            into.top_ids += columns[ids_at + done * 4 * k : ids_at + end * 4 * k]
+            into.top_logprobs += columns[values_at + done * 4 * k : values_at + end * 4 * k]
+            touched.append(receiver)
+        done = end
+
+
+class PromptColumns(msgspec.Struct, gc=False):
+    """Prompt logprobs of one input: f32 [P], ids i32 and logprobs f32 [P, k] as bytes."""
+
+    handle: int
+    k: int
+    logprobs: bytes
+    top_ids: bytes
+    top_logprobs: bytes
+
+
+def prompt_columns(blocks: Sequence[PromptBlock], columns: memoryview) -> list[PromptColumns]:
+    """The prompt logprobs of a frame; ``columns`` starts behind the last delta block."""
+    found: list[PromptColumns] = []
+    position = 0
+    for block in blocks:
+        if block.length < 0 or block.k < 0:
+            raise ProtocolError("frame: a prompt block with impossible sizes")
+        parts = []
+        for size in (block.length * 4, block.length * block.k * 4, block.length * block.k * 4):
+            parts.append(bytes(columns[position : position + size]))
+            position += size
+        if position > len(columns):
+            raise ProtocolError("frame: prompt block beyond the end of the frame")
+        found.append(PromptColumns(block.handle, block.k, *parts))
+    return found

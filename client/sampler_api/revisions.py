@@ -1,0 +1,34 @@
+"""Identity of weights: which base and which adapter made a token.
+
+Pure data; how digests are computed is ``sampler_core.digests``.
+"""
+
+import msgspec
+
+__all__ = ["AdapterRevision", "Revision"]
+
+
+class Revision(msgspec.Struct, frozen=True, array_like=True):
+    """The weights of a sample: base digest and adapter digest (``None``: the base alone), both ``sha256:…``."""
+
+    base: str
+    adapter: str | None = None
+
+    def __str__(self) -> str:
+        short = self.base[:19]
+        return f"{short}+{self.adapter[:19]}" if self.adapter else short
+
+
+class AdapterRevision(msgspec.Struct, frozen=True):
+    """What ``add_adapter_to_model`` returns: an alias of the caller bound to immutable bytes.
+
+    ``generation`` grows with each switch of the alias.
+    """
+
+    name: str
+    digest: str
+    generation: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest}"

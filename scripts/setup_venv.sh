@@ -29,16 +29,15 @@ if ! "$tool/bin/uv" --version >/dev/null 2>&1; then
 fi
 
 # uv does not read pip's configuration, so what pip is told about the index is handed on, where uv
-# has not been told itself. An environment variable of pip outranks its files.
+# has not been told itself. (`pip config get` reads one file only; the list has them all.)
+pip_config=$("$tool/bin/python" -m pip --disable-pip-version-check config list)
 pip_setting() {
-    local variable=PIP_${1^^}
-    variable=${variable//-/_}
-    if [ -n "${!variable:-}" ]; then
-        printf '%s' "${!variable}"
-    else
-        "$tool/bin/python" -m pip --disable-pip-version-check config get "global.$1" 2>/dev/null |
-            tr '\n' ' ' | sed 's/ *$//' || true
-    fi
+    local section value
+    for section in ':env:' install global; do # pip's own order
+        value=$(sed -n "s/^$section\.$1='\(.*\)'\$/\1/p" <<<"$pip_config")
+        if [ -n "$value" ]; then break; fi
+    done
+    printf '%s' "${value//\\n/ }" # pip lists several values of one name with line breaks
 }
 hand_on() { # hand_on UV_VARIABLE pip-setting
     [ -z "${!1:-}" ] || return 0

@@ -102,7 +102,9 @@ def client_columns(
                 outputs.append(child.output_length)
     sizes = [*frame.prompts, *outputs, frame.acks]
     if min(sizes) < 0 or sum(sizes) * 4 != len(columns):
-        raise ProtocolError(f"frame: {len(columns)} bytes of columns, the header says {sum(sizes) * 4}")
+        raise ProtocolError(
+            f"frame: {len(columns)} bytes of columns, the header says {sum(sizes) * 4}"
+        )
     views: list[memoryview] = []
     position = 0
     for size in sizes:
@@ -139,7 +141,13 @@ class DeltaWriter:
         self._prompt_columns: list[Buffer] = []
 
     def add(
-        self, handle: int, flag: int, k: int, tokens: Buffer, logprobs: Buffer, top_ids: Buffer = b""
+        self,
+        handle: int,
+        flag: int,
+        k: int,
+        tokens: Buffer,
+        logprobs: Buffer,
+        top_ids: Buffer = b"",
     ) -> None:
         """One delta; ``logprobs`` f32 [T] for k = 1, [T, k] beside ``top_ids`` for k > 1."""
         block = self._blocks.get(k)
@@ -203,7 +211,13 @@ def scatter(
     plans = []
     position = 0
     for block in blocks:
-        k, number, tokens, hw, cw = block.k, block.deltas, block.tokens, block.handle_width, block.count_width
+        k, number, tokens, hw, cw = (
+            block.k,
+            block.deltas,
+            block.tokens,
+            block.handle_width,
+            block.count_width,
+        )
         if hw not in _FORMAT or cw not in _FORMAT or min(k, number, tokens) < 0:
             raise ProtocolError("frame: a block with impossible sizes")
         size = number * (hw + cw + 1) + tokens * (4 + 4 * k * (2 if k > 1 else 1))

@@ -103,20 +103,24 @@ class SamplingParams:
         self.num_samples = _integer("num_samples", self.num_samples, 1, MAX_SAMPLES)
         self.min_tokens = _integer("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _fail("min_tokens", f"{self.min_tokens} is more than max_tokens={self.max_tokens}")
+            raise _fail(
+                "min_tokens", f"{self.min_tokens} is more than max_tokens={self.max_tokens}"
+            )
         if not isinstance(self.ignore_eos, bool):
             raise _fail("ignore_eos", f"must be true or false, not {self.ignore_eos!r}")
         if self.logprobs_mode not in (None, "processed", "raw"):
-            raise _fail("logprobs_mode", f"must be 'processed' or 'raw', not {self.logprobs_mode!r}")
+            raise _fail(
+                "logprobs_mode", f"must be 'processed' or 'raw', not {self.logprobs_mode!r}"
+            )
         self._check_stops()
         if self.logit_bias is not None:
             if not isinstance(self.logit_bias, Mapping):
                 raise _fail("logit_bias", "must map token ids to numbers")
             self.logit_bias = {
                 # JSON objects have text keys.
-                _integer("logit_bias", int(k) if isinstance(k, str) and k.isdigit() else k, 0): _number(
-                    "logit_bias", v
-                )
+                _integer(
+                    "logit_bias", int(k) if isinstance(k, str) and k.isdigit() else k, 0
+                ): _number("logit_bias", v)
                 for k, v in self.logit_bias.items()
             } or None
         if self.bad_words is not None:

@@ -15,7 +15,15 @@ from .errors import SamplerError
 from .logprobs import LogprobRow, LogprobRows
 from .revisions import Revision
 
-__all__ = ["SampleResponse", "SampledSequence", "Segment", "SequenceView", "StopReason", "Responses", "Usage"]
+__all__ = [
+    "Responses",
+    "SampleResponse",
+    "SampledSequence",
+    "Segment",
+    "SequenceView",
+    "StopReason",
+    "Usage",
+]
 
 StopReason = Literal["length", "stop", "abort", "error"]
 

@@ -37,7 +37,9 @@ class Sampler(ABC):
         """
 
     @abstractmethod
-    def add_adapter_to_model(self, adapter_name: str, config_or_dir: Any, **kwargs: Any) -> AdapterRevision:
+    def add_adapter_to_model(
+        self, adapter_name: str, config_or_dir: Any, **kwargs: Any
+    ) -> AdapterRevision:
         """Bind ``adapter_name`` to the adapter in a directory, or to a new zero adapter of a PEFT config.
 
         The bytes are taken before this returns. Raises AdapterInvalid, AdapterUnsupported, AdapterCapacity.

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from sampler_api.columns import Columns
 from sampler_api.errors import SamplerError
 from sampler_api.frames import ERROR, RUNNING, ModelCard, RevisionRef
@@ -43,6 +44,7 @@ class ChildWork:
         "flag",
         "group",
         "k",
+        "last_error",
         "matched",
         "refused_by",
         "seed",
@@ -70,7 +72,9 @@ class ChildWork:
         self.failures = 0
         """Attempts that ended in an engine error or a replica's death without a new token."""
         self.refused_by: frozenset[str] = frozenset()
-        """Incarnations that cannot serve this sequence."""
+        """Incarnations that could not serve this sequence."""
+        self.last_error: SamplerError | None = None
+        """Why the latest of them could not."""
 
 
 class Group:
@@ -145,6 +149,11 @@ class Group:
 
 class Backend(Protocol):
     """Runs groups. All methods may be called from any thread but the backend's own."""
+
+    @property
+    def is_ready(self) -> bool:
+        """``card`` would not block."""
+        ...
 
     def card(self) -> ModelCard:
         """What is served; blocks until known. Raises NoReplica, Unauthorized, ..."""

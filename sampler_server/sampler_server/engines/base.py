@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
 from sampler_api.errors import SamplerError
 from sampler_api.params import LogprobsMode, SamplingParams
 

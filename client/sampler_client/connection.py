@@ -1,0 +1,222 @@
+"""The socket to one endpoint: connect, read, write, and connect again for as long as the endpoint is in the fleet.
+
+When a session breaks, its streams are joined again on the same incarnation if that answers at once; otherwise they
+move. All decisions about streams are the dispatcher's.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from sampler_api.codec import decode_server, encode_frame
+from sampler_api.errors import (
+    ConnectTimeout,
+    FleetError,
+    Forbidden,
+    NoReplica,
+    ProtocolError,
+    SamplerError,
+    Unauthorized,
+)
+from sampler_api.frames import ClientHello, ServerHello
+from sampler_api.names import PROTOCOL_VERSION, SESSION_PATH, SUBPROTOCOL
+from sampler_core.groups import ChildWork
+
+from .discovery import Endpoint
+from .dispatcher import Dispatcher
+from .replica import Replica
+from .settings import ClientSettings
+
+__all__ = ["Connection"]
+
+log = logging.getLogger("sampler_client")
+
+
+class FleetWatch(Protocol):
+    """What a connection tells its fleet beyond its streams."""
+
+    def welcomed(self, hello: ServerHello) -> None:
+        """A replica has answered; raises FleetError when it belongs to another fleet."""
+        ...
+
+    def refused(self, url: str, error: SamplerError) -> None:
+        """An endpoint cannot be reached or does not want us."""
+        ...
+
+
+class Connection:
+    """Keeps one endpoint's session open until cancelled."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: str,
+        settings: ClientSettings,
+        dispatcher: Dispatcher,
+        fleet: FleetWatch,
+    ) -> None:
+        self.endpoint = endpoint
+        self.replica: Replica | None = None
+        self._client = client
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._fleet = fleet
+        self._to_send = asyncio.Event()
+        self._socket: ClientConnection | None = None
+        self._limbo: list[ChildWork] = []
+
+    def wake(self) -> None:
+        """The replica's next frame has something in it."""
+        self._to_send.set()
+
+    def abort(self) -> None:
+        """Drop the socket at once: nobody is at the other end."""
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again."""
+        settings = self._settings
+        delay = settings.reconnect_delay
+        while True:
+            try:
+                async with asyncio.timeout(settings.connect_timeout):
+                    socket, hello = await self._open()
+            except (OSError, TimeoutError, WebSocketException, SamplerError) as error:
+                self._move_limbo(is_dead=isinstance(error, ConnectionRefusedError))
+                self._fleet.refused(self.endpoint.url, _typed(self.endpoint.url, error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, settings.reconnect_delay_max)
+                continue
+            delay = settings.reconnect_delay
+            try:
+                await self._serve(socket, hello)
+            except Exception:
+                log.exception("%s: the session failed, reconnecting", self.endpoint.url)
+            finally:
+                socket.transport.abort()
+                self._socket = None
+
+    async def _open(self) -> tuple[ClientConnection, ServerHello]:
+        settings = self._settings
+        headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else None
+        socket = await connect(
+            self.endpoint.session_url + SESSION_PATH,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            additional_headers=headers,
+            open_timeout=None,
+            # The server pings; our own silence after a pause must not end anything.
+            ping_interval=None,
+            close_timeout=1,
+            max_size=settings.max_frame_bytes,
+            max_queue=64,
+            proxy=None,
+        )
+        try:
+            opening = ClientHello(self._client, weight=settings.weight, name=settings.name)
+            await socket.send(encode_frame(opening))
+            data = await socket.recv(decode=False)
+            hello, _ = decode_server(data)
+            if not isinstance(hello, ServerHello):
+                raise _refusal(hello.bye)
+            if hello.protocol != PROTOCOL_VERSION:
+                raise ProtocolError(
+                    f"{self.endpoint.url} speaks protocol {hello.protocol}, this client "
+                    f"{PROTOCOL_VERSION}; install the client of the server's version"
+                )
+            self._fleet.welcomed(hello)
+        except BaseException:
+            socket.transport.abort()
+            raise
+        return socket, hello
+
+    async def _serve(self, socket: ClientConnection, hello: ServerHello) -> None:
+        before = self.replica
+        is_same = before is not None and before.incarnation == hello.incarnation
+        if before is not None and not is_same:
+            self._move_limbo(is_dead=True)
+        replica = before if is_same and before is not None else None
+        if replica is None:
+            replica = self.replica = Replica(self.endpoint.url, hello)
+        else:
+            replica.hello = hello
+            replica.grant = hello.grant
+            replica.is_draining = False
+        replica.seen = self._dispatcher.ticks
+        self._socket = socket
+        lost, self._limbo = self._limbo, []
+        self._to_send.clear()
+        self._dispatcher.connected(replica, lost)
+        self._to_send.set()
+        writer = asyncio.create_task(self._write(socket, replica))
+        try:
+            async for data in socket:
+                self._dispatcher.frame(replica, data)  # type: ignore[arg-type]
+        except ConnectionClosed:
+            pass
+        except ProtocolError as error:
+            log.warning("%s: %s; closing the session", self.endpoint.url, error)
+        finally:
+            self._limbo = self._dispatcher.disconnected(replica)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, socket: ClientConnection, replica: Replica) -> None:
+        demand = (0, 0)
+        try:
+            while True:
+                await self._to_send.wait()
+                self._to_send.clear()
+                now = self._dispatcher.demand()
+                if replica.is_dirty or now != demand:
+                    demand = now
+                    await socket.send(replica.take_frame(demand))
+        except ConnectionClosed:
+            pass
+
+    async def say_bye(self) -> None:
+        """Tell the replica that this client needs nothing any more."""
+        if self._socket is not None and self.replica is not None:
+            try:
+                await self._socket.send(self.replica.take_frame(bye=True))
+                await self._socket.close()
+            except (ConnectionClosed, OSError):
+                pass
+
+    def abandon(self) -> None:
+        """The endpoint has left: whatever runs there goes on elsewhere."""
+        if self.replica is not None and self.replica.is_connected:
+            self._limbo += self._dispatcher.disconnected(self.replica)
+        self._move_limbo(is_dead=False)
+
+    def _move_limbo(self, *, is_dead: bool) -> None:
+        lost, self._limbo = self._limbo, []
+        replica = self.replica
+        if replica is not None:
+            self.replica = None
+            self._dispatcher.move(replica, lost, is_dead)
+
+
+def _refusal(text: str | None) -> SamplerError:
+    return FleetError(text or "the server closed the session without a reason")
+
+
+def _typed(url: str, error: Exception) -> SamplerError:
+    if isinstance(error, SamplerError):
+        return error
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        text = error.response.body.decode(errors="replace")[:200] if error.response.body else ""
+        if status == 401:
+            return Unauthorized(f"{url}: the token is missing or wrong; give token=")
+        if status == 403:
+            return Forbidden(f"{url}: refused (403) {text}")
+        return NoReplica(f"{url}: HTTP {status} {text}".strip())
+    if isinstance(error, TimeoutError):
+        return ConnectTimeout(f"{url}: no answer in time")
+    return NoReplica(f"{url}: {error}")

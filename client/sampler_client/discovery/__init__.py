@@ -1,0 +1,48 @@
+"""Where the replicas of a fleet are. A discovery yields sets of endpoints; it holds no connections."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from sampler_api.errors import InvalidRequest
+
+__all__ = ["Discovery", "Endpoint", "discovery_of"]
+
+
+class Endpoint(msgspec.Struct, frozen=True, order=True):
+    """The data port of one engine; ``url`` is ``http://host:port`` or ``https://host:port``."""
+
+    url: str
+
+    @property
+    def session_url(self) -> str:
+        """Where the session's WebSocket is."""
+        return "ws" + self.url.removeprefix("http")
+
+
+class Discovery(Protocol):
+    """Watches the endpoints of one fleet."""
+
+    description: str
+    """What the user wrote, for messages."""
+
+    def watch(self) -> AsyncIterator[frozenset[Endpoint]]:
+        """Yield the whole set at once, then again whenever it changes."""
+        ...
+
+
+def discovery_of(target: str) -> Discovery:
+    """The discovery for what a user wrote: ``"http://host:8001,http://host:8002"``.
+
+    Raises InvalidRequest for a scheme that is not known.
+    """
+    from .static import StaticDiscovery
+
+    first = target.strip().partition("://")[0] if "://" in target else "http"
+    if first in ("http", "https"):
+        return StaticDiscovery(target)
+    raise InvalidRequest(
+        f"endpoints: unknown scheme {first!r}; give http://host:port, several separated by commas",
+        "endpoints",
+    )

@@ -1,0 +1,45 @@
+"""The sampler of a fleet."""
+
+import os
+from typing import Any
+
+import msgspec
+
+from sampler_api.errors import InvalidRequest
+from sampler_api.names import ENV_TOKEN
+from sampler_core.base import SamplerBase
+
+from .discovery import discovery_of
+from .fleet import Fleet
+from .settings import ClientSettings
+
+__all__ = ["RemoteSampler"]
+
+
+class RemoteSampler(SamplerBase):
+    """Samples from the replicas of a fleet, and goes on when some of them leave.
+
+    ``endpoints``: ``"http://host:8001,http://host:8002"``. ``token`` is sent as a bearer token (default: the
+    environment variable ``SAMPLER_TOKEN``). Further keywords are the fields of
+    :class:`~sampler_client.settings.ClientSettings`. Nothing connects before the first use; a pickled copy and a
+    forked child connect anew.
+    """
+
+    def __init__(self, endpoints: str, *, token: str | None = None, **settings: Any) -> None:
+        known = ClientSettings.__struct_fields__
+        for name in settings:
+            if name not in known:
+                raise InvalidRequest(f"{name}: unknown setting; known: {', '.join(known)}", name)
+        token = token if token is not None else os.environ.get(ENV_TOKEN) or None
+        self._endpoints = endpoints
+        self._settings = ClientSettings(token=token, **settings)
+        super().__init__(Fleet(discovery_of(endpoints), self._settings))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._endpoints, msgspec.structs.asdict(self._settings), self._state())
+
+
+def _rebuild(endpoints: str, settings: dict[str, Any], state: dict[str, Any]) -> RemoteSampler:
+    sampler = RemoteSampler(endpoints, **settings)
+    sampler._set_state(state)
+    return sampler

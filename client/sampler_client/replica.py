@@ -1,0 +1,222 @@
+"""What the client knows of one replica, and the frame that it will send next. No I/O."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sampler_api.codec import Buffer, encode_frame
+from sampler_api.frames import (
+    CancelId,
+    Child,
+    ClientFrame,
+    Grant,
+    Join,
+    Load,
+    ServerHello,
+    Submit,
+)
+from sampler_core.groups import ChildWork, Group
+
+from .balancer import salt_of
+
+__all__ = ["Replica"]
+
+_encoder = msgspec.msgpack.Encoder()
+_NO_GRANT = Grant(-1, 0, 0)
+_MAX_PENDING_BYTES = 4 << 20
+
+
+class Replica:
+    """One engine process behind one endpoint, while one incarnation of it lives.
+
+    ``children`` maps handles to the sequences in flight. ``salt`` is of the endpoint, so that a restarted process keeps
+    its place in the order of the balancer.
+    """
+
+    def __init__(self, url: str, hello: ServerHello) -> None:
+        self.url = url
+        self.hello = hello
+        self.salt = salt_of(url)
+        self.grant = hello.grant
+        self.load = Load()
+        self.is_draining = False
+        self.is_connected = False
+        self.seen = 0
+        self.children: dict[int, ChildWork] = {}
+        self.inflight_tokens = 0
+        self.load_tokens = 0
+        self._free: list[int] = []
+        self._dropped: set[int] = set()
+        self._next_handle = 0
+        self._reset()
+
+    @property
+    def is_usable(self) -> bool:
+        """New work may go there."""
+        return self.is_connected and not self.is_draining
+
+    @property
+    def name(self) -> str:
+        """The name that segments carry."""
+        return self.hello.replica
+
+    @property
+    def incarnation(self) -> str:
+        """Identity of the process."""
+        return self.hello.incarnation
+
+    def _reset(self) -> None:
+        self._frame = ClientFrame(
+            params=[], revisions=[], prompts=[], submits=[], joins=[], cancels=[], cancel_ids=[]
+        )
+        self._params: dict[int, int] = {}
+        self._kept: list[Any] = []
+        self._revisions: dict[int, int] = {}
+        self._prompt_columns: list[Buffer] = []
+        self._output_columns: list[Buffer] = []
+        self._acks: list[int] = []
+        self._bytes = 0
+        self.is_dirty = False
+
+    # -- credit ------------------------------------------------------------------------------------
+
+    def has_room(self, sequences: int, tokens: int) -> bool:
+        """Credit allows that much more; an idle session always takes one input."""
+        if not self.children:
+            return True
+        grant = self.grant
+        return (
+            len(self.children) + sequences <= grant.sequences
+            and self.inflight_tokens + tokens <= grant.tokens
+            and self._bytes < _MAX_PENDING_BYTES
+        )
+
+    def take_grant(self, grant: Grant) -> None:
+        """A later grant replaces an earlier one."""
+        if grant.epoch >= self.grant.epoch:
+            self.grant = grant
+
+    def take_load(self, load: Load) -> None:
+        """The replica's own count of tokens, of all its clients."""
+        self.load = load
+        self.load_tokens = max(load.kv_used, self.inflight_tokens)
+
+    # -- what goes into the next frame -------------------------------------------------------------
+
+    def _handle(self, child: ChildWork, cost: int) -> int:
+        if self._free:
+            handle = self._free.pop()
+        else:
+            handle = self._next_handle
+            self._next_handle += 1
+        self.children[handle] = child
+        child.cost = cost
+        self.inflight_tokens += cost
+        self.load_tokens += cost
+        return handle
+
+    def submit(self, group: Group, children: Sequence[ChildWork], cost: int) -> None:
+        """Send children of one input; ``cost`` is KV tokens a child."""
+        frame = self._frame
+        params = self._params.get(id(group.params))
+        if params is None:
+            fields = group.params.to_dict()
+            fields.pop("num_samples", None)
+            fields.pop("seed", None)
+            params = self._params[id(group.params)] = len(frame.params)
+            # The id of an object is its own only while it lives.
+            self._kept.append(group.params)
+            frame.params.append(msgspec.Raw(_encoder.encode(fields)))
+        revision = self._revisions.get(id(group.ref))
+        if revision is None:
+            revision = self._revisions[id(group.ref)] = len(frame.revisions)
+            frame.revisions.append(group.ref)
+        rows = []
+        for child in children:
+            length = len(child.columns)
+            child.started = length
+            rows.append(
+                Child(self._handle(child, cost), child.k, child.attempt, child.seed, length)
+            )
+            if length:
+                # A copy: the columns grow while the frame waits.
+                self._output_columns.append(bytes(child.columns.tokens))
+        prompt = group.prompt_ids
+        frame.submits.append(
+            Submit(group.seq, len(frame.prompts), params, revision, rows, group.is_interactive)
+        )
+        frame.prompts.append(len(prompt))
+        self._prompt_columns.append(prompt.data)
+        self._bytes += prompt.nbytes
+        self.is_dirty = True
+
+    def join(self, child: ChildWork) -> None:
+        """Go on with a stream that this incarnation has been running for us."""
+        handle = self._handle(child, child.cost)
+        self._frame.joins.append(
+            Join(handle, child.group.seq, child.k, child.attempt, len(child.columns))
+        )
+        self.is_dirty = True
+
+    def cancel(self, handle: int) -> None:
+        """End a stream; its handle comes back with the server's last word."""
+        self._frame.cancels.append(handle)
+        self.is_dirty = True
+
+    def forget(self, stale: Iterable[CancelId]) -> None:
+        """End attempts that an earlier session of this incarnation left behind."""
+        self._frame.cancel_ids.extend(stale)
+        self.is_dirty = self.is_dirty or bool(self._frame.cancel_ids)
+
+    def drop(self, handle: int) -> ChildWork | None:
+        """Stop listening to a handle, which stays taken until the server's last word on it."""
+        child = self.children.pop(handle, None)
+        if child is not None:
+            self._dropped.add(handle)
+            self.inflight_tokens -= child.cost
+            self.load_tokens -= child.cost
+        return child
+
+    def release(self, handle: int) -> ChildWork | None:
+        """The server has said its last word on a handle."""
+        child = self.children.pop(handle, None)
+        if child is not None:
+            self._free.append(handle)
+            self.inflight_tokens -= child.cost
+            self.load_tokens -= child.cost
+        elif handle in self._dropped:
+            self._dropped.discard(handle)
+            self._free.append(handle)
+        return child
+
+    def ack(self, handle: int) -> None:
+        """The columns of a finished stream have arrived."""
+        self._acks.append(handle)
+        self.is_dirty = True
+
+    def take_frame(self, demand: tuple[int, int] | None = None, bye: bool = False) -> bytes:
+        """The frame with everything said since the last one."""
+        frame = self._frame
+        frame.demand = demand
+        frame.bye = bye
+        frame.acks = len(self._acks)
+        columns: list[Buffer] = [*self._prompt_columns, *self._output_columns]
+        if self._acks:
+            columns.append(b"".join(h.to_bytes(4, "little") for h in self._acks))
+        data = encode_frame(frame, columns)
+        self._reset()
+        return data
+
+    def drop_session(self) -> list[ChildWork]:
+        """The session is gone: everything in flight, in order of submission."""
+        lost = list(self.children.values())
+        self.children.clear()
+        self._dropped.clear()
+        self._free.clear()
+        self._next_handle = 0
+        self.inflight_tokens = 0
+        self.load_tokens = 0
+        self.grant = _NO_GRANT
+        self._reset()
+        return lost

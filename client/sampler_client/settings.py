@@ -1,0 +1,26 @@
+"""The knobs of a fleet client, with their units."""
+
+import msgspec
+
+__all__ = ["ClientSettings"]
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """All times in seconds. Defaults are what a training job wants; tests scale them."""
+
+    token: str | None = None
+    weight: float = 1.0
+    connect_timeout: float = 2.0
+    silence_timeout: float = 5.0
+    """No frame for so long: the session is dead."""
+    progress_timeout: float = 60.0
+    """Neither token nor beat for so long: the stream resumes elsewhere."""
+    first_reply_timeout: float = 30.0
+    """No endpoint has ever answered for so long: calls raise NoReplica."""
+    gone_timeout: float = 60.0
+    """No replica has served the revision of a stream for so long: it raises RevisionGone."""
+    reconnect_delay: float = 0.1
+    reconnect_delay_max: float = 2.0
+    tick: float = 1.0
+    max_frame_bytes: int = 64 << 20
+    name: str = ""

@@ -1,4 +1,5 @@
-"""The contract of samplers and fleets: types, the Sampler interface, errors, frames and their codec.
+"""The contract of samplers and fleets: types, the Sampler interface, errors, frames and their
+codec.
 
 Imports numpy and msgspec only.
 """

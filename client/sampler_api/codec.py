@@ -1,7 +1,8 @@
 """Frames to bytes and back. Pure; a malformed frame raises ProtocolError and nothing else.
 
-The cost that matters is the client's: :func:`scatter` appends every delta of a frame to its sequence with two slices
-of one memoryview, so a token costs a copy of eight bytes and no Python object.
+The cost that matters is the client's: :func:`scatter` appends every delta of a frame to its
+sequence with two slices of one memoryview, so a token costs a copy of eight bytes and no Python
+object.
 """
 
 import struct
@@ -82,7 +83,8 @@ def decode_server(data: Buffer) -> tuple[ServerHello | ServerFrame, memoryview]:
 def client_columns(
     frame: ClientFrame, columns: memoryview
 ) -> tuple[list[memoryview], list[memoryview], list[int]]:
-    """Prompts (i32 views, by the table), outputs (i32 views, one per child with output), acked handles.
+    """Prompts (i32 views, by the table), outputs (i32 views, one per child with output), acked
+    handles.
 
     Raises ProtocolError when lengths or indices do not fit; nothing of the frame may be used then.
     """
@@ -131,7 +133,8 @@ class _BlockColumns:
 
 
 class DeltaWriter:
-    """Collects the deltas that go into one frame; each is added once, then ``finish`` gives blocks and columns."""
+    """Collects the deltas that go into one frame; each is added once, then ``finish`` gives blocks
+    and columns."""
 
     __slots__ = ("_blocks", "_prompt_columns", "_prompts")
 
@@ -204,9 +207,9 @@ def scatter(
 ) -> tuple[list[R], list[tuple[int, int]], int]:
     """Append every delta to its receiver's columns.
 
-    Returns the receivers that got tokens, ``(handle, flag)`` of those that ended, and the bytes consumed. Deltas for
-    an unknown handle are dropped: they belong to an attempt that is over. Raises ProtocolError before anything was
-    appended when the lengths do not fit.
+    Returns the receivers that got tokens, ``(handle, flag)`` of those that ended, and the bytes
+    consumed. Deltas for an unknown handle are dropped: they belong to an attempt that is over.
+    Raises ProtocolError before anything was appended when the lengths do not fit.
     """
     plans = []
     position = 0

@@ -9,7 +9,8 @@ __all__ = ["Columns"]
 
 
 class Columns:
-    """Tokens i32 [T]; logprobs f32 [T] for k = 1; top ids i32 and top logprobs f32 [T, k] for k > 1."""
+    """Tokens i32 [T]; logprobs f32 [T] for k = 1; top ids i32 and top logprobs f32 [T, k] for k >
+    1."""
 
     __slots__ = ("k", "logprobs", "tokens", "top_ids", "top_logprobs")
 
@@ -37,7 +38,8 @@ class Columns:
         return np.frombuffer(self.tokens, np.int32)
 
     def rows(self) -> LogprobRows | None:
-        """The logprob rows; ``None`` when none were asked for. Raises ValueError when one is missing."""
+        """The logprob rows; ``None`` when none were asked for. Raises ValueError when one is
+        missing."""
         if self.k == 0:
             return None
         length = len(self)

@@ -33,11 +33,12 @@ The tree (each class carries a stable ``code`` and whether a retry elsewhere can
     * PoisonRequest           a request that engines fail on wherever it goes
   * Cancelled                 the caller or the server cancelled the request
 
-What ``sample`` raises is the error of the first input that failed; it carries ``errors`` (input index to error) and
-``responses`` (the complete list: a failed input has sequences with ``stop_reason="error"`` and what had arrived).
+What ``sample`` raises is the error of the first input that failed; it carries ``errors`` (input
+index to error) and ``responses`` (the complete list: a failed input has sequences with
+``stop_reason="error"`` and what had arrived).
 
-The table ``HTTP_STATUS`` is the only mapping between codes and HTTP statuses; server and client both use it.
-All errors pickle: arguments are the constructor's.
+The table ``HTTP_STATUS`` is the only mapping between codes and HTTP statuses; server and client
+both use it. All errors pickle: arguments are the constructor's.
 """
 
 from typing import Any, ClassVar
@@ -125,7 +126,8 @@ class AdapterError(SamplerError):
 
 
 class AdapterInvalid(AdapterError, ValueError):
-    """The directory is no usable adapter: missing, truncated, pickled, misshapen, outside the roots."""
+    """The directory is no usable adapter: missing, truncated, pickled, misshapen, outside the
+    roots."""
 
     code = "adapter_invalid"
 

@@ -1,21 +1,21 @@
 """The messages of a session, protocol ``sampler.v1``: one WebSocket per client process and replica.
 
-A WebSocket message is one *frame*: ``u32 header length | msgpack header | columns``. Headers are the structs of this
-module; columns are little-endian arrays in the order that the header lists them (``codec``). The client opens with
-:class:`ClientHello`, the server answers :class:`ServerHello` or closes; then each side sends :class:`ClientFrame` and
-:class:`ServerFrame` at will.
+A WebSocket message is one *frame*: ``u32 header length | msgpack header | columns``. Headers are
+the structs of this module; columns are little-endian arrays in the order that the header lists them
+(``codec``). The client opens with :class:`ClientHello`, the server answers :class:`ServerHello` or
+closes; then each side sends :class:`ClientFrame` and :class:`ServerFrame` at will.
 
-A *handle* is a small number that the client gives to one attempt of one sequence on one session. It is free again
-when a delta with a flag other than ``RUNNING`` has arrived for it; a server takes the acks of a frame before its
-submits and joins. An *id* is (client uuid, seq, child); ``attempt``
+A *handle* is a small number that the client gives to one attempt of one sequence on one session. It
+is free again when a delta with a flag other than ``RUNNING`` has arrived for it; a server takes the
+acks of a frame before its submits and joins. An *id* is (client uuid, seq, child); ``attempt``
 fences: columns of an older attempt are never taken.
 
-Columns of a :class:`ClientFrame`: prompts i32 one after another, then outputs i32 (the delivered tokens of every
-child with ``output_length`` > 0, in order), then acks u32.
+Columns of a :class:`ClientFrame`: prompts i32 one after another, then outputs i32 (the delivered
+tokens of every child with ``output_length`` > 0, in order), then acks u32.
 
-Columns of a :class:`ServerFrame`: for each block handles, counts and flags (unsigned, widths in the block), tokens
-i32, then logprobs f32 (k = 1) or top ids i32 [T, k] and top logprobs f32 [T, k] (k > 1); then for each prompt block
-logprobs f32 [P], top ids i32 [P, k], top logprobs f32 [P, k].
+Columns of a :class:`ServerFrame`: for each block handles, counts and flags (unsigned, widths in the
+block), tokens i32, then logprobs f32 (k = 1) or top ids i32 [T, k] and top logprobs f32 [T, k] (k >
+1); then for each prompt block logprobs f32 [P], top ids i32 [P, k], top logprobs f32 [P, k].
 """
 
 from typing import Final, Literal
@@ -69,7 +69,8 @@ FLAG_OF_REASON: Final = {reason: flag for flag, reason in REASON_OF_FLAG.items()
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True):
-    """What a session may have in flight at the replica: absolute limits; a higher epoch replaces a lower one."""
+    """What a session may have in flight at the replica: absolute limits; a higher epoch replaces a
+    lower one."""
 
     epoch: int
     sequences: int
@@ -77,7 +78,8 @@ class Grant(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """The replica's load: sequences running and waiting, slots, KV tokens used and in all, engine steps."""
+    """The replica's load: sequences running and waiting, slots, KV tokens used and in all, engine
+    steps."""
 
     running: int = 0
     waiting: int = 0
@@ -88,7 +90,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """What a replica serves. Lengths in tokens; ``tokenizer`` is the digest of the tokenizer files."""
+    """What a replica serves. Lengths in tokens; ``tokenizer`` is the digest of the tokenizer
+    files."""
 
     model: str
     engine: str
@@ -105,7 +108,8 @@ class ModelCard(msgspec.Struct, frozen=True):
 
 
 class ClientHello(msgspec.Struct, frozen=True, tag="hello"):
-    """The first frame of a client; ``client`` is the uuid of its ids, ``weight`` its share when credits are short."""
+    """The first frame of a client; ``client`` is the uuid of its ids, ``weight`` its share when
+    credits are short."""
 
     client: str
     protocol: int = PROTOCOL_VERSION
@@ -114,7 +118,8 @@ class ClientHello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class ServerHello(msgspec.Struct, frozen=True, tag="welcome"):
-    """The first frame of a server. ``incarnation`` is new for every process: another one is another replica."""
+    """The first frame of a server. ``incarnation`` is new for every process: another one is another
+    replica."""
 
     replica: str
     incarnation: str
@@ -146,7 +151,8 @@ class Child(msgspec.Struct, array_like=True, gc=False):
 
 
 class Submit(msgspec.Struct, array_like=True):
-    """One input with its children; prompt, params and revision are indices into the frame's tables."""
+    """One input with its children; prompt, params and revision are indices into the frame's
+    tables."""
 
     seq: int
     prompt: int
@@ -157,7 +163,8 @@ class Submit(msgspec.Struct, array_like=True):
 
 
 class Join(msgspec.Struct, array_like=True, gc=False):
-    """Go on with a stream that this replica (same incarnation) already runs, from token ``offset``."""
+    """Go on with a stream that this replica (same incarnation) already runs, from token
+    ``offset``."""
 
     handle: int
     seq: int
@@ -175,7 +182,8 @@ class CancelId(msgspec.Struct, array_like=True, gc=False):
 
 
 class ClientFrame(msgspec.Struct, tag="c", omit_defaults=True):
-    """What a client says. ``demand`` = sequences and tokens that wait at the client for this replica."""
+    """What a client says. ``demand`` = sequences and tokens that wait at the client for this
+    replica."""
 
     params: list[msgspec.Raw] = []
     revisions: list[RevisionRef] = []
@@ -190,7 +198,8 @@ class ClientFrame(msgspec.Struct, tag="c", omit_defaults=True):
 
 
 class Block(msgspec.Struct, array_like=True, gc=False):
-    """Deltas that carry the same kind of columns: k = 0 none, 1 the sampled logprob, > 1 candidates.
+    """Deltas that carry the same kind of columns: k = 0 none, 1 the sampled logprob, > 1
+    candidates.
 
     Widths are the bytes of one handle and one count (1, 2 or 4).
     """
@@ -222,7 +231,8 @@ class Detail(msgspec.Struct, array_like=True, gc=False):
 
 
 class Beat(msgspec.Struct, array_like=True, gc=False):
-    """A sign of life for a stream without new tokens: prompt tokens prefilled, of how many (0 of n = queued)."""
+    """A sign of life for a stream without new tokens: prompt tokens prefilled, of how many (0 of n
+    = queued)."""
 
     handle: int
     done: int

@@ -1,7 +1,9 @@
-"""Logprob columns as the nested lists that recipes expect, without making them before somebody looks.
+"""Logprob columns as the nested lists that recipes expect, without making them before somebody
+looks.
 
-A row is ``[(token_id, logprob), …]``, the sampled token first. A :class:`LogprobRows` is a ``Sequence`` of rows
-over flat columns; it equals, slices, adds, pickles and copies like the list of lists that it stands for.
+A row is ``[(token_id, logprob), …]``, the sampled token first. A :class:`LogprobRows` is a
+``Sequence`` of rows over flat columns; it equals, slices, adds, pickles and copies like the list of
+lists that it stands for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,8 @@ LogprobRow = list[tuple[int, float]]
 
 
 class LogprobRows(Sequence[LogprobRow]):
-    """Rows over ``tokens`` i32 [T] and ``logprobs`` f32 [T], or over ``top_ids`` and ``top_logprobs`` [T, k].
+    """Rows over ``tokens`` i32 [T] and ``logprobs`` f32 [T], or over ``top_ids`` and
+    ``top_logprobs`` [T, k].
 
     In a top column an id of -1 marks a candidate that was masked out: the row is shorter.
     """

@@ -1,4 +1,5 @@
-"""Names that more than one package uses: paths, headers, protocol versions, ports, environment variables."""
+"""Names that more than one package uses: paths, headers, protocol versions, ports, environment
+variables."""
 
 from typing import Final
 

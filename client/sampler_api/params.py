@@ -48,10 +48,11 @@ def _number(field: str, value: Any) -> float:
 class SamplingParams:
     """How to sample; every field is checked here, an :class:`InvalidRequest` names the wrong one.
 
-    ``max_tokens=None`` generates to the context limit; 0 scores the prompt only. ``top_k`` 0 or -1 is off.
-    ``stop`` takes one text, several, or token ids. ``logprobs=k`` gives k candidates per position, the sampled
-    token first; 0 means 1. ``logprobs_mode=None`` takes what the engine offers, processed first. ``bad_words``
-    are texts (tokenised with and without a leading space) that never appear.
+    ``max_tokens=None`` generates to the context limit; 0 scores the prompt only. ``top_k`` 0 or -1
+    is off. ``stop`` takes one text, several, or token ids. ``logprobs=k`` gives k candidates per
+    position, the sampled token first; 0 means 1. ``logprobs_mode=None`` takes what the engine
+    offers, processed first. ``bad_words`` are texts (tokenised with and without a leading space)
+    that never appear.
     """
 
     max_tokens: int | None = None
@@ -159,7 +160,8 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SamplingParams":
-        """Params from a mapping, which is left as it is; unknown names are refused with the nearest one."""
+        """Params from a mapping, which is left as it is; unknown names are refused with the nearest
+        one."""
         known = {f.name for f in fields(cls)}
         taken: dict[str, Any] = {}
         for name, value in values.items():

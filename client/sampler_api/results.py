@@ -1,7 +1,7 @@
 """What comes out: sequences, responses, and where each token came from.
 
-A sequence keeps its columns and makes Python lists, text and features when somebody reads them: a training job that
-takes the columns pays for nothing else. Everything that is read once stays.
+A sequence keeps its columns and makes Python lists, text and features when somebody reads them: a
+training job that takes the columns pays for nothing else. Everything that is read once stays.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,9 +31,9 @@ StopReason = Literal["length", "stop", "abort", "error"]
 class Segment(msgspec.Struct, frozen=True, array_like=True):
     """Tokens ``start`` to ``end`` of a sequence came from one attempt on one replica.
 
-    ``ended`` says why the segment ended: ``finished``, or what made the sequence move (``drained``, ``lost``,
-    ``progress_timeout``, ``engine_failed``, ``cancelled``). ``reproducible`` is False where a seeded draw could not
-    be continued exactly.
+    ``ended`` says why the segment ended: ``finished``, or what made the sequence move (``drained``,
+    ``lost``, ``progress_timeout``, ``engine_failed``, ``cancelled``). ``reproducible`` is False
+    where a seeded draw could not be continued exactly.
     """
 
     replica: str
@@ -45,7 +45,8 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one response: the prompt, all completions, and how many the client asked for twice."""
+    """Tokens of one response: the prompt, all completions, and how many the client asked for
+    twice."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -71,9 +72,9 @@ _EMPTY_IDS = np.empty(0, np.int32)
 class SampledSequence:
     """One completion.
 
-    ``tokens`` contain the token that ended it; ``logprobs`` has one row per token when asked for, else ``None``.
-    ``token_ids`` (i32 [T]) and ``logprobs.sampled`` (f32 [T]) are the same without Python lists. ``error`` is set
-    when ``stop_reason`` is ``error``.
+    ``tokens`` contain the token that ended it; ``logprobs`` has one row per token when asked for,
+    else ``None``. ``token_ids`` (i32 [T]) and ``logprobs.sampled`` (f32 [T]) are the same without
+    Python lists. ``error`` is set when ``stop_reason`` is ``error``.
     """
 
     __slots__ = (
@@ -132,14 +133,16 @@ class SampledSequence:
 
     @property
     def decoded(self) -> str | None:
-        """The text, special tokens kept; ``None`` where there is no template or nothing was generated to decode."""
+        """The text, special tokens kept; ``None`` where there is no template or nothing was
+        generated to decode."""
         if self._decoded is _UNSET:
             self._decoded = self._view.decode(self.tokens) if self._view else None
         return self._decoded
 
     @property
     def new_input_feature(self) -> dict[str, Any] | None:
-        """The input's feature with the completion appended: ids, shifted labels, messages, every unknown key."""
+        """The input's feature with the completion appended: ids, shifted labels, messages, every
+        unknown key."""
         if self._feature is _UNSET:
             self._feature = self._view.feature(self.tokens) if self._view else None
         return self._feature
@@ -176,8 +179,8 @@ class SampledSequence:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        text = f"{len(self.token_ids)} tokens, stop_reason={self.stop_reason!r}, revision={self.revision}"
-        return f"SampledSequence({text})"
+        size, reason = len(self.token_ids), self.stop_reason
+        return f"SampledSequence({size} tokens, stop_reason={reason!r}, revision={self.revision})"
 
 
 def _rebuild(

@@ -9,7 +9,8 @@ __all__ = ["AdapterRevision", "Revision"]
 
 
 class Revision(msgspec.Struct, frozen=True, array_like=True):
-    """The weights of a sample: base digest and adapter digest (``None``: the base alone), both ``sha256:…``."""
+    """The weights of a sample: base digest and adapter digest (``None``: the base alone), both
+    ``sha256:…``."""
 
     base: str
     adapter: str | None = None

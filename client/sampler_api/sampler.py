@@ -1,4 +1,5 @@
-"""The interface that every sampler implements: in-process engines and the client of a fleet alike."""
+"""The interface that every sampler implements: in-process engines and the client of a fleet
+alike."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,19 +33,23 @@ class Sampler(ABC):
     ) -> Responses:
         """Sample ``num_samples`` completions of every input; one response per input, in order.
 
-        With ``on_error="raise"`` the error of the first failed input is raised after all others have finished; it
-        carries ``errors`` and ``responses``. With ``"return"`` a failed input has ``stop_reason="error"``.
+        With ``on_error="raise"`` the error of the first failed input is raised after all others
+        have finished; it carries ``errors`` and ``responses``. With ``"return"`` a failed input has
+        ``stop_reason="error"``.
         """
 
     @abstractmethod
     def add_adapter_to_model(
         self, adapter_name: str, config_or_dir: Any, **kwargs: Any
     ) -> AdapterRevision:
-        """Bind ``adapter_name`` to the adapter in a directory, or to a new zero adapter of a PEFT config.
+        """Bind ``adapter_name`` to the adapter in a directory, or to a new zero adapter of a PEFT
+        config.
 
-        The bytes are taken before this returns. Raises AdapterInvalid, AdapterUnsupported, AdapterCapacity.
+        The bytes are taken before this returns. Raises AdapterInvalid, AdapterUnsupported,
+        AdapterCapacity.
         """
 
     @abstractmethod
     def set_template(self, template_cls: Any, **kwargs: Any) -> None:
-        """Set the chat template: a class, an instance, a registered class name, or a model id or path."""
+        """Set the chat template: a class, an instance, a registered class name, or a model id or
+        path."""

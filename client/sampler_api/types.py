@@ -1,7 +1,7 @@
 """What goes in: messages, trajectories and features, with the field names of Twinkle's recipes.
 
-An input is *encoded* iff it has ``input_ids``; a dict from a data loader is often a trajectory and a feature at
-once, so unknown keys travel along untouched and come back in ``new_input_feature``.
+An input is *encoded* iff it has ``input_ids``; a dict from a data loader is often a trajectory and
+a feature at once, so unknown keys travel along untouched and come back in ``new_input_feature``.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
 """Which replica takes a group. Pure: no I/O, no clock, no randomness.
 
-Rendezvous hashing over (key, replica) gives every group a stable order of replicas, so that siblings and later turns
-meet a warm prefix cache wherever the fleet grows or shrinks. Load bounds it: a group leaves its first choice only when
-that replica carries both relatively and absolutely more tokens than the mean, and then goes to the stable second
-choice, whose cache warms as well. Where credit has run out, the next in order is taken: no replica idles while work
-waits. Siblings that come apart in time still find each other, since the order depends on the key alone.
+Rendezvous hashing over (key, replica) gives every group a stable order of replicas, so that
+siblings and later turns meet a warm prefix cache wherever the fleet grows or shrinks. Load bounds
+it: a group leaves its first choice only when that replica carries both relatively and absolutely
+more tokens than the mean, and then goes to the stable second choice, whose cache warms as well.
+Where credit has run out, the next in order is taken: no replica idles while work waits. Siblings
+that come apart in time still find each other, since the order depends on the key alone.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ def order(key: int, salts: Sequence[int]) -> list[int]:
 def pick(
     key: int, candidates: Sequence[Candidate], sequences: int, tokens: int, total_load: int
 ) -> int | None:
-    """Index of the replica for a group of ``sequences`` and ``tokens``; ``None`` when none has room.
+    """Index of the replica for a group of ``sequences`` and ``tokens``; ``None`` when none has
+    room.
 
     ``total_load`` is the sum of ``load_tokens``.
     """

@@ -1,7 +1,8 @@
-"""The socket to one endpoint: connect, read, write, and connect again for as long as the endpoint is in the fleet.
+"""The socket to one endpoint: connect, read, write, and connect again for as long as the endpoint
+is in the fleet.
 
-When a session breaks, its streams are joined again on the same incarnation if that answers at once; otherwise they
-move. All decisions about streams are the dispatcher's.
+When a session breaks, its streams are joined again on the same incarnation if that answers at once;
+otherwise they move. All decisions about streams are the dispatcher's.
 """
 
 import asyncio

@@ -1,17 +1,16 @@
 """The client's state machine: what waits, what runs where, and what happens when a stream breaks.
 
-No I/O, no clock: connections report frames and losses, ``tick`` counts the seconds in which the loop was alive, and
-what is to be sent stands in each replica's next frame (``wake`` asks for it to be sent). So a pause of this process
-— a held GIL, SIGSTOP — counts as one tick and moves nothing.
+No I/O, no clock: connections report frames and losses, ``tick`` counts the seconds in which the
+loop was alive, and what is to be sent stands in each replica's next frame (``wake`` asks for it to
+be sent). So a pause of this process — a held GIL, SIGSTOP — counts as one tick and moves nothing.
 
-A stream is *continued*, never restarted: what was delivered stays, and the next attempt goes on behind it.
+A stream is *continued*, never restarted: what was delivered stays, and the next attempt goes on
+behind it.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-
-from sampler_core.stops import end_of
 
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
@@ -43,6 +42,7 @@ from sampler_api.frames import (
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
+from sampler_core.stops import end_of
 
 from .balancer import pick
 from .replica import Replica
@@ -185,7 +185,8 @@ class Dispatcher:
     # -- what connections report -------------------------------------------------------------------
 
     def connected(self, replica: Replica, lost: Sequence[ChildWork]) -> None:
-        """A session is open. ``lost`` were in flight on an earlier session of the same incarnation."""
+        """A session is open. ``lost`` were in flight on an earlier session of the same
+        incarnation."""
         self.replicas[replica.url] = replica
         replica.is_connected = True
         stale = self._stale.pop(replica.incarnation, None)
@@ -203,7 +204,8 @@ class Dispatcher:
         return [child for child in replica.drop_session() if child.flag == RUNNING]
 
     def move(self, replica: Replica, children: Sequence[ChildWork], is_dead: bool) -> None:
-        """Continue streams elsewhere; ``is_dead``: their process has ended, not only the connection."""
+        """Continue streams elsewhere; ``is_dead``: their process has ended, not only the
+        connection."""
         if self.replicas.get(replica.url) is replica and not replica.is_connected:
             del self.replicas[replica.url]
         if not is_dead:

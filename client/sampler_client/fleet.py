@@ -1,7 +1,7 @@
 """A fleet as a backend: one event loop in one thread, a connection per endpoint, one dispatcher.
 
-Callers hand groups over through a queue with one wake-up for many, so that a call costs the loop's thread no task, no
-future and no lock per request.
+Callers hand groups over through a queue with one wake-up for many, so that a call costs the loop's
+thread no task, no future and no lock per request.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ _HOPELESS = (Unauthorized, Forbidden, ProtocolError)
 
 
 class Fleet:
-    """Implements ``sampler_core.groups.Backend`` over sessions. Starts its thread at the first use."""
+    """Implements ``sampler_core.groups.Backend`` over sessions. Starts its thread at the first
+    use."""
 
     def __init__(self, discovery: Discovery, settings: ClientSettings) -> None:
         self._discovery = discovery
@@ -109,7 +110,8 @@ class Fleet:
         return digest
 
     def ensure_adapter(self, ref: RevisionRef) -> None:
-        """Ask one replica to load a revision, so that a wrong directory is found now, not at a request."""
+        """Ask one replica to load a revision, so that a wrong directory is found now, not at a
+        request."""
         if ref.path is None:
             return
         body = {"name": ref.name, "digest": ref.adapter, "path": ref.path}

@@ -19,10 +19,10 @@ __all__ = ["RemoteSampler"]
 class RemoteSampler(SamplerBase):
     """Samples from the replicas of a fleet, and goes on when some of them leave.
 
-    ``endpoints``: ``"http://host:8001,http://host:8002"``. ``token`` is sent as a bearer token (default: the
-    environment variable ``SAMPLER_TOKEN``). Further keywords are the fields of
-    :class:`~sampler_client.settings.ClientSettings`. Nothing connects before the first use; a pickled copy and a
-    forked child connect anew.
+    ``endpoints``: ``"http://host:8001,http://host:8002"``. ``token`` is sent as a bearer token
+    (default: the environment variable ``SAMPLER_TOKEN``). Further keywords are the fields of
+    :class:`~sampler_client.settings.ClientSettings`. Nothing connects before the first use; a
+    pickled copy and a forked child connect anew.
     """
 
     def __init__(self, endpoints: str, *, token: str | None = None, **settings: Any) -> None:

@@ -30,8 +30,8 @@ _MAX_PENDING_BYTES = 4 << 20
 class Replica:
     """One engine process behind one endpoint, while one incarnation of it lives.
 
-    ``children`` maps handles to the sequences in flight. ``salt`` is of the endpoint, so that a restarted process keeps
-    its place in the order of the balancer.
+    ``children`` maps handles to the sequences in flight. ``salt`` is of the endpoint, so that a
+    restarted process keeps its place in the order of the balancer.
     """
 
     def __init__(self, url: str, hello: ServerHello) -> None:

@@ -1,4 +1,5 @@
-"""The caller's names for adapters: each bound to a digest, a generation, and bytes that cannot change any more."""
+"""The caller's names for adapters: each bound to a digest, a generation, and bytes that cannot
+change any more."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -30,8 +31,8 @@ class AdapterAliases:
     ) -> AdapterRevision:
         """The revision that ``name`` is about to mean; nothing is switched yet.
 
-        A directory, PEFT model or path is read now; a PEFT config is given to ``create``, which returns the digest of
-        the zero adapter that it made.
+        A directory, PEFT model or path is read now; a PEFT config is given to ``create``, which
+        returns the digest of the zero adapter that it made.
         """
         if not name or not isinstance(name, str) or "/" in name or "@" in name:
             raise InvalidRequest("adapter_name: must be a text without '/' and '@'", "adapter_name")
@@ -77,7 +78,8 @@ class AdapterAliases:
         return found
 
     def of_path(self, path: str, name: str) -> AdapterRevision:
-        """The revision of a directory used for one call; read at each call, since trainers overwrite it."""
+        """The revision of a directory used for one call; read at each call, since trainers
+        overwrite it."""
         snapshot = snapshot_adapter(path)
         with self._lock:
             self._snapshots[snapshot.digest] = snapshot

@@ -60,7 +60,8 @@ class PreparedCall(msgspec.Struct):
 
 
 class SamplerBase(Sampler):
-    """Template, adapters and calls over a :class:`Backend`. Usable from several threads and event loops."""
+    """Template, adapters and calls over a :class:`Backend`. Usable from several threads and event
+    loops."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -68,7 +69,7 @@ class SamplerBase(Sampler):
         self._template_lock = threading.Lock()
         self._aliases = AdapterAliases()
 
-    # -- the template ------------------------------------------------------------------------------------------------
+    # -- the template ------------------------------------------------------------------------------
 
     @property
     def template(self) -> Any:
@@ -84,12 +85,13 @@ class SamplerBase(Sampler):
             return self._template
 
     def set_template(self, template_cls: Any, **kwargs: Any) -> None:
-        """Use a template: a class, an instance, a registered class name with ``model_id=``, a model id or a path."""
+        """Use a template: a class, an instance, a registered class name with ``model_id=``, a model
+        id or a path."""
         template = resolve_template(template_cls, **kwargs)
         with self._template_lock:
             self._template = template
 
-    # -- adapters ----------------------------------------------------------------------------------------------------
+    # -- adapters ----------------------------------------------------------------------------------
 
     def add_adapter_to_model(
         self, adapter_name: str, config_or_dir: Any, **kwargs: Any
@@ -123,7 +125,7 @@ class SamplerBase(Sampler):
             bound = self._aliases.get(adapter_name)
         return RevisionRef(card.base, bound.digest, bound.name, bound.path)
 
-    # -- calls -------------------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------------
 
     def _options(
         self,
@@ -152,7 +154,8 @@ class SamplerBase(Sampler):
             template = self.template
             if template is None:
                 raise InvalidRequest(
-                    "messages: the served model has no tokenizer; call set_template(...) or give input_ids",
+                    "messages: the served model has no tokenizer; call set_template(...) "
+                    "or give input_ids",
                     "messages",
                 )
             encoded = template.encode(feature, add_generation_prompt=params.max_tokens != 0)
@@ -220,7 +223,8 @@ class SamplerBase(Sampler):
         on_error: str = "raise",
         progress: bool = False,
     ) -> Responses:
-        """Sample and wait; see :class:`~sampler_api.sampler.Sampler`. Ctrl-C cancels at the engines."""
+        """Sample and wait; see :class:`~sampler_api.sampler.Sampler`. Ctrl-C cancels at the
+        engines."""
         _check_on_error(on_error)
         features = normalise_inputs(inputs)
         options = self._options(
@@ -345,7 +349,7 @@ class SamplerBase(Sampler):
 
         return AsyncSampleStream(self._backend, self._group, inputs, options, max_pending, on_error)
 
-    # -- life --------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         """What a pickled copy takes along: the template that was set, and the adapters' names."""

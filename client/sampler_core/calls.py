@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Call:
 class LoopNotifier:
     """Resolves futures of one event loop from another thread, many with one wake-up."""
 
-    _of_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopNotifier]" = (
+    _of_loop: "ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopNotifier]]" = (
         weakref.WeakKeyDictionary()
     )
     _lock = threading.Lock()

@@ -1,7 +1,8 @@
 """The work that a sampler hands to a backend: one group per input, one child per sequence.
 
-A :class:`Backend` is what differs between samplers: an engine in this process, or a fleet. Everything else — inputs,
-templates, seeds, responses, errors, waiting — is shared (``sampler_core.base``).
+A :class:`Backend` is what differs between samplers: an engine in this process, or a fleet.
+Everything else — inputs, templates, seeds, responses, errors, waiting — is shared
+(``sampler_core.base``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,8 +81,8 @@ class ChildWork:
 class Group:
     """One input: prompt i32 [P], params and weights, and its n children.
 
-    ``key`` (64 bit) is what affinity hashes; ``on_done`` is called once, from the backend's thread, when every child
-    has ended.
+    ``key`` (64 bit) is what affinity hashes; ``on_done`` is called once, from the backend's thread,
+    when every child has ended.
     """
 
     __slots__ = (
@@ -131,7 +132,8 @@ class Group:
         matched: str | int | None = None,
         error: SamplerError | None = None,
     ) -> None:
-        """A child has ended for good; the last one completes the group. Ending twice does nothing."""
+        """A child has ended for good; the last one completes the group. Ending twice does
+        nothing."""
         if child.flag != RUNNING:
             return
         child.flag = flag
@@ -172,11 +174,13 @@ class Backend(Protocol):
         ...
 
     def create_adapter(self, config: Mapping[str, object]) -> str:
-        """Make the zero adapter of a PEFT config where the engine is; returns its digest. Blocks."""
+        """Make the zero adapter of a PEFT config where the engine is; returns its digest.
+        Blocks."""
         ...
 
     def ensure_adapter(self, ref: RevisionRef) -> None:
-        """Make sure that the engine can serve ``ref`` (all of a fleet on demand); blocks. Raises AdapterError."""
+        """Make sure that the engine can serve ``ref`` (all of a fleet on demand); blocks. Raises
+        AdapterError."""
         ...
 
     def close(self) -> None:

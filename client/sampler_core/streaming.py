@@ -1,4 +1,5 @@
-"""Responses as they finish: for asynchronous RL, where a batch's stragglers must not hold back the rest."""
+"""Responses as they finish: for asynchronous RL, where a batch's stragglers must not hold back the
+rest."""
 
 import asyncio
 import queue
@@ -62,9 +63,9 @@ class _Window:
 class SampleStream(Iterator[Indexed]):
     """Iterator of ``(index, SampleResponse)`` in the order of finishing.
 
-    ``inputs`` may be any iterable; it is pulled in the consumer's thread, at most ``max_pending`` inputs ahead of
-    what has been yielded, so that results that nobody takes stop the pulling. Leaving ``with``, ``close()`` and
-    garbage collection cancel what is unfinished.
+    ``inputs`` may be any iterable; it is pulled in the consumer's thread, at most ``max_pending``
+    inputs ahead of what has been yielded, so that results that nobody takes stop the pulling.
+    Leaving ``with``, ``close()`` and garbage collection cancel what is unfinished.
     """
 
     def __init__(
@@ -121,7 +122,8 @@ class SampleStream(Iterator[Indexed]):
             raise
 
     def cancel(self, *, partial: bool = True) -> list[Indexed]:
-        """End the stream now; with ``partial`` the unfinished come back with ``stop_reason="abort"``."""
+        """End the stream now; with ``partial`` the unfinished come back with
+        ``stop_reason="abort"``."""
         self._is_closed = True
         window = self._window
         window.cancel()
@@ -149,7 +151,8 @@ class SampleStream(Iterator[Indexed]):
 
 
 class AsyncSampleStream(AsyncIterator[Indexed]):
-    """:class:`SampleStream` for an event loop; a feeder task pulls ``inputs``, which may be an async iterator."""
+    """:class:`SampleStream` for an event loop; a feeder task pulls ``inputs``, which may be an
+    async iterator."""
 
     def __init__(
         self,

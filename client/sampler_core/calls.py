@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +65,6 @@ class Call:
 class LoopNotifier:
     """Resolves futures of one event loop from another thread, many with one wake-up."""
 
-    _of_loop: "ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopNotifier]]" = (
-        weakref.WeakKeyDictionary()
-    )
-    _lock = threading.Lock()
-
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._ready: deque[asyncio.Future[None]] = deque()
@@ -78,10 +73,10 @@ class LoopNotifier:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopNotifier":
         """The notifier of a loop."""
-        found = cls._of_loop.get(loop)
+        found = _notifiers.get(loop)
         if found is None:
-            with cls._lock:
-                found = cls._of_loop.setdefault(loop, cls(loop))
+            with _notifiers_lock:
+                found = _notifiers.setdefault(loop, cls(loop))
         return found
 
     def resolve(self, future: "asyncio.Future[None]") -> None:
@@ -105,6 +100,11 @@ class LoopNotifier:
             future = ready.popleft()
             if not future.done():
                 future.set_result(None)
+
+
+_notifiers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopNotifier]"
+_notifiers = weakref.WeakKeyDictionary()
+_notifiers_lock = threading.Lock()
 
 
 def respond(group: Group, view: SequenceView, revision: Revision) -> SampleResponse:

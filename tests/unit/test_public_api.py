@@ -1,0 +1,50 @@
+"""What users import stays what it is: names, and the signatures of the Sampler interface."""
+
+import importlib
+import inspect
+
+import pytest
+
+from sampler_api import Sampler
+
+
+@pytest.mark.parametrize("package", ["sampler_api", "sampler_client"])
+def test_everything_in_all_exists_and_nothing_public_is_left_out(package: str) -> None:
+    module = importlib.import_module(package)
+    defined = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert defined == set(module.__all__)
+
+
+def test_the_sampler_interface_has_exactly_three_methods() -> None:
+    methods = {name for name in vars(Sampler) if not name.startswith("_")}
+    assert methods == {"sample", "add_adapter_to_model", "set_template"}
+    assert Sampler.__abstractmethods__ == methods
+
+
+def test_the_signature_of_sample_begins_as_recipes_call_it() -> None:
+    parameters = list(inspect.signature(Sampler.sample).parameters.values())
+    assert [p.name for p in parameters[:4]] == ["self", "inputs", "sampling_params", "adapter_name"]
+    assert parameters[2].default is None
+    assert parameters[3].default == ""
+    keyword_only = {p.name: p.default for p in parameters[4:]}
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
+    assert keyword_only == {
+        "num_samples": 1,
+        "adapter_path": None,
+        "use_base_model": False,
+        "group_key": None,
+        "session_key": None,
+        "on_error": "raise",
+        "progress": False,
+    }
+
+
+def test_the_signatures_of_the_other_two_methods() -> None:
+    adapter = inspect.signature(Sampler.add_adapter_to_model)
+    template = inspect.signature(Sampler.set_template)
+    assert list(adapter.parameters) == ["self", "adapter_name", "config_or_dir", "kwargs"]
+    assert list(template.parameters) == ["self", "template_cls", "kwargs"]

@@ -22,7 +22,7 @@ CONTEXT = 8
 
 def ids_of(value: Any, **other: Any) -> list[int]:
     """What prompt_ids makes of a feature with these ids."""
-    return prompt_ids({"input_ids": value, **other}, VOCABULARY, CONTEXT).tolist()
+    return list(prompt_ids({"input_ids": value, **other}, VOCABULARY, CONTEXT).tolist())
 
 
 class FakeTensor:
@@ -69,7 +69,11 @@ def test_what_is_no_input_is_refused_by_name(inputs: Any, text: str) -> None:
 
 
 def test_each_input_of_a_mixed_batch_is_judged_by_itself() -> None:
-    batch = [{"messages": []}, {"input_ids": [1], "messages": []}, {"input_ids": None}]
+    batch: list[dict[str, Any]] = [
+        {"messages": []},
+        {"input_ids": [1], "messages": []},
+        {"input_ids": None},
+    ]
     assert [is_encoded(item) for item in batch] == [False, True, False]
 
 

@@ -1,4 +1,4 @@
-"""Where the replicas of a fleet are: a discovery yields sets of endpoints, and holds no connection."""
+"""Where the replicas of a fleet are: a discovery yields sets of endpoints, holds no connection."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol

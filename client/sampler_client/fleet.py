@@ -93,7 +93,8 @@ class Fleet:
 
     def tokenizer_files(self) -> Mapping[str, bytes]:
         """The tokenizer of any replica, by file name."""
-        self.card()
+        if self.card().tokenizer is None:
+            return {}
         reply = self._request("GET", TOKENIZER_PATH)
         return {name: base64.b64decode(data) for name, data in reply.get("files", {}).items()}
 

@@ -1,0 +1,249 @@
+"""The engine without its thread: takes requests, steps, and gives deltas.
+
+Everything here runs on one thread. A step that fails is repeated with one sequence at a time, so
+that an error ends only the sequences that cause it.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from sampler_api.errors import AdapterCapacity, EngineFailed, ModelInvalid, SamplerError
+
+from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Finish
+from .adapters import Adapters
+from .check import MAX_LOGPROBS, fault_of, prove_attention
+from .forward import Outcome, run_step
+from .lora import LoraWeights
+from .memory import KVMemory
+from .model import load_model
+from .options import TorchOptions
+from .packing import pack_linears
+from .scheduler import Scheduler, Share
+from .scores import PromptScorer
+from .sequence import Sequence
+
+__all__ = ["TorchCore"]
+
+_log = logging.getLogger(__name__)
+
+_TOKENS_PER_SLOT = 1024
+_CPU_SLAB_TOKENS = 2048
+_SLAB_TOKENS = 32768
+_CPU_PREFILL_TOKENS = 128
+_PREFILL_TOKENS = 2048
+_SCORED_VALUES = 1 << 25
+"""Logits (tokens times vocabulary) that a chunk of a scored prompt may make: 128 MiB of float32."""
+
+
+class TorchCore:
+    """Loads the model, proves packed steps against it, then steps on request."""
+
+    def __init__(self, options: TorchOptions) -> None:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._processor = options.logits_processor
+        self._model = model = load_model(options)
+        is_cpu = model.device.type == "cpu"
+        budget = options.kv_tokens or options.slots * _TOKENS_PER_SLOT
+        limit = min(model.context_limit, options.context_limit or model.context_limit, budget)
+        if limit < 2 or options.slots < 1:
+            raise ModelInvalid(
+                f"{options.slots} slots and {limit} tokens leave no room to generate"
+            )
+        slab_tokens = _CPU_SLAB_TOKENS if is_cpu else _SLAB_TOKENS
+        memory = KVMemory(model.shape, budget, slab_tokens, limit)
+        prove_attention(model, memory)
+        self.adapters = Adapters(model.model, options.max_adapters, options.max_lora_rank)
+        if is_cpu and options.pack_weights:
+            pack_linears(model.model)
+        self._scheduler = Scheduler(
+            memory,
+            slots=options.slots,
+            prefill_tokens=options.prefill_tokens
+            or (_CPU_PREFILL_TOKENS if is_cpu else _PREFILL_TOKENS),
+            scored_tokens=max(16, _SCORED_VALUES // model.vocabulary),
+            batch_invariant=options.batch_invariant,
+        )
+        self._memory = memory
+        self._sequences: dict[int, Sequence] = {}
+        self._deltas: list[Delta] = []
+        self._steps = 0
+        self.info = EngineInfo(
+            engine="torch",
+            model=options.name or _name_of(options),
+            vocab_size=model.vocabulary,
+            context_limit=limit,
+            slots=options.slots,
+            kv_tokens=budget,
+            eos_ids=model.eos_ids,
+            base_digest=options.base_digest,
+            max_logprobs=MAX_LOGPROBS,
+            max_adapters=options.max_adapters,
+            max_lora_rank=options.max_lora_rank,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def take(self, request: EngineRequest) -> None:
+        """Queue a sequence, or answer with an error delta."""
+        adapter = self.adapters.number(request.adapter)
+        fault: SamplerError | None
+        if request.key in self._sequences:
+            fault = EngineFailed(f"key {request.key} is in use")
+        else:
+            fault = fault_of(request, self.info.vocab_size, self.info.context_limit, adapter)
+        if fault is not None:
+            self._deltas.append(Delta(request.key, finish="error", error=fault))
+            return
+        sequence = Sequence(request, self.info.eos_ids, self.info.context_limit)
+        sequence.adapter = adapter or 0
+        if request.want_prompt_logprobs:
+            sequence.scorer = PromptScorer(request.prompt_ids, request.params.prompt_logprobs or 0)
+        elif sequence.drawn >= sequence.limit:
+            self._deltas.append(Delta(request.key, finish="length"))
+            return
+        self._sequences[request.key] = sequence
+        self._scheduler.add(sequence)
+
+    def cancel(self, key: int) -> None:
+        """End a sequence with an abort delta; a key that is not here has had its finish."""
+        sequence = self._sequences.get(key)
+        if sequence is not None:
+            self._end(sequence, "abort")
+
+    def hold(self, digest: str, weights: dict[str, LoraWeights]) -> None:
+        """Make an adapter servable."""
+        self.adapters.hold(digest, weights)
+
+    def drop(self, digest: str) -> None:
+        """Free an adapter; refused while a sequence uses it."""
+        users = sum(s.request.adapter == digest for s in self._sequences.values())
+        if users:
+            raise AdapterCapacity(f"adapter {digest} is used by {users} sequences")
+        self.adapters.drop(digest)
+
+    def read_adapter(self, directory: Path) -> dict[str, LoraWeights]:
+        """Read and check an adapter; safe on any thread."""
+        return self.adapters.read(directory)
+
+    def step(self) -> None:
+        """One step of all sequences that run."""
+        shares = self._scheduler.next_shares()
+        if shares:
+            try:
+                self._run(shares)
+            except Exception:
+                _log.exception("a step of %d sequences failed; repeating them alone", len(shares))
+                self._run_alone(shares)
+        self._steps += 1
+
+    def deltas(self) -> list[Delta]:
+        """What has come since the last call."""
+        found, self._deltas = self._deltas, []
+        return found
+
+    def progress(self) -> EngineProgress:
+        """Counters as of now."""
+        running = self._scheduler.running
+        return EngineProgress(
+            steps=self._steps,
+            running=len(running),
+            waiting=len(self._scheduler.waiting),
+            kv_tokens_used=sum(s.length for s in running),
+            prefill={
+                s.key: ((s.leader or s).stored, s.length) for s in running if not s.is_decoding
+            },
+        )
+
+    def close(self) -> None:
+        """Abort what is unfinished, and leave a handed-in model as it came."""
+        for sequence in list(self._sequences.values()):
+            self._end(sequence, "abort")
+        self._model.give_back()
+
+    def _run_alone(self, shares: list[Share]) -> None:
+        for share in shares:
+            sequence, count = share
+            # An earlier one may have freed or moved it.
+            if sequence.kv is None or sequence.missing < count:
+                continue
+            try:
+                self._run([share])
+            except Exception as error:
+                _log.exception("sequence %d failed", sequence.key)
+                self._fail(sequence, f"{type(error).__name__}: {error}")
+
+    def _run(self, shares: list[Share]) -> None:
+        outcome = run_step(
+            self._model,
+            shares,
+            self._scheduler.followers_of,
+            self.adapters.applied,
+            self._processor,
+        )
+        for sequence, count in shares:
+            assert sequence.kv is not None
+            before = sequence.stored
+            sequence.kv.length = before + count
+            if before < sequence.prompt_length <= sequence.stored:
+                self._scheduler.release_followers(sequence)
+        self._settle(outcome)
+        for sequence, _ in shares:
+            if (
+                sequence.kv is not None
+                and sequence.drawn >= sequence.limit
+                and not sequence.missing
+            ):
+                # Scored only: the draw was left out.
+                self._end(sequence, "length")
+
+    def _settle(self, outcome: Outcome) -> None:
+        drawn = outcome.drawn
+        if drawn is None:
+            return
+        tokens = drawn.tokens.astype("<i4")
+        logprobs = drawn.logprobs.astype("<f4")
+        for row, sequence in enumerate(outcome.sequences):
+            if not drawn.valid[row]:
+                self._fail(sequence, "no token has a finite logit")
+                continue
+            token = int(tokens[row])
+            finish = sequence.append(token)
+            delta = Delta(sequence.key, tokens=tokens[row].tobytes())
+            if sequence.params.logprobs is not None:
+                delta.logprobs = logprobs[row].tobytes()
+            top = drawn.top.get(row)
+            if top is not None:
+                delta.top_ids = top[0].astype("<i4").tobytes()
+                delta.top_logprobs = top[1].astype("<f4").tobytes()
+            self._end(sequence, finish, delta) if finish else self._send(sequence, delta)
+
+    def _fail(self, sequence: Sequence, reason: str) -> None:
+        if sequence.kv is not None:
+            self._memory.wipe(sequence.kv)
+        error = EngineFailed(f"the engine failed on this sequence: {reason}")
+        self._end(sequence, "error", Delta(sequence.key, error=error))
+
+    def _end(self, sequence: Sequence, finish: Finish, delta: Delta | None = None) -> None:
+        delta = delta or Delta(sequence.key)
+        delta.finish = finish
+        del self._sequences[sequence.key]
+        self._scheduler.remove(sequence)
+        self._send(sequence, delta)
+
+    def _send(self, sequence: Sequence, delta: Delta) -> None:
+        scorer = sequence.scorer
+        if scorer is not None and scorer.is_complete:
+            delta.prompt = scorer.result()
+            sequence.scorer = None
+        self._deltas.append(delta)
+
+
+def _name_of(options: TorchOptions) -> str:
+    if isinstance(options.model, (str, Path)):
+        return str(options.model)
+    return type(options.model).__name__

@@ -1,0 +1,138 @@
+"""The torch engine: a thread that steps, and the doors through which others talk to it."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+
+from sampler_api.errors import EngineDead
+
+from ..base import EngineInfo, EngineProgress, EngineRequest, Sink
+from .core import TorchCore
+from .options import TorchOptions
+
+__all__ = ["TorchEngine"]
+
+_log = logging.getLogger(__name__)
+
+
+class TorchEngine:
+    """Continues sequences on a transformers model; see ``Engine`` for the contract."""
+
+    def __init__(self, options: TorchOptions) -> None:
+        self._options = options
+        self._wake = threading.Condition()
+        self._commands: deque[Callable[[TorchCore], None]] = deque()
+        self._is_closing = False
+        self._core: TorchCore | None = None
+        self._thread: threading.Thread | None = None
+        self._progress = EngineProgress()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._started().info
+
+    def start(self, sink: Sink) -> None:
+        """Load the model, prove that packed steps are right for it, and begin to step."""
+        self._core = TorchCore(self._options)
+        self._thread = threading.Thread(
+            target=self._loop, args=(self._core, sink), name="torch-engine", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, requests: Sequence[EngineRequest]) -> None:
+        """Queue sequences; a bad one answers with an error delta."""
+        wanted = list(requests)
+
+        def take(core: TorchCore) -> None:
+            for request in wanted:
+                core.take(request)
+
+        self._post(take)
+
+    def cancel(self, keys: Iterable[int]) -> None:
+        """End sequences between two steps."""
+        wanted = list(keys)
+
+        def cancel(core: TorchCore) -> None:
+            for key in wanted:
+                core.cancel(key)
+
+        self._post(cancel)
+
+    def load_adapter(self, digest: str, directory: Path) -> None:
+        """Read on the caller's thread; the engine's thread only takes the result."""
+        weights = self._started().read_adapter(directory)
+        self._ask(lambda core: core.hold(digest, weights))
+
+    def unload_adapter(self, digest: str) -> None:
+        """Free an adapter; refused while a sequence uses it."""
+        self._ask(lambda core: core.drop(digest))
+
+    def progress(self) -> EngineProgress:
+        return self._progress
+
+    def close(self) -> None:
+        """Stop the thread; unfinished sequences get abort deltas."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _started(self) -> TorchCore:
+        if self._core is None:
+            raise EngineDead("the engine has not started")
+        return self._core
+
+    def _post(self, command: Callable[[TorchCore], None]) -> None:
+        self._started()
+        with self._wake:
+            if self._is_closing:
+                raise EngineDead("the engine is closed")
+            self._commands.append(command)
+            self._wake.notify()
+
+    def _ask(self, command: Callable[[TorchCore], None]) -> None:
+        """Run a command between two steps and wait for it."""
+        done: Future[None] = Future()
+
+        def run(core: TorchCore) -> None:
+            try:
+                command(core)
+            except Exception as error:
+                # The caller's thread raises it.
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._post(run)
+        done.result()
+
+    def _loop(self, core: TorchCore, sink: Sink) -> None:
+        with torch.inference_mode():
+            while True:
+                with self._wake:
+                    while not (self._commands or self._is_closing or core.has_work):
+                        self._wake.wait()
+                    commands, self._commands = self._commands, deque()
+                    is_closing = self._is_closing
+                for command in commands:
+                    command(core)
+                if is_closing:
+                    core.close()
+                elif core.has_work:
+                    core.step()
+                self._progress = core.progress()
+                deltas = core.deltas()
+                if deltas:
+                    try:
+                        sink(deltas)
+                    except Exception:
+                        _log.exception("the sink of the torch engine failed")
+                if is_closing:
+                    return

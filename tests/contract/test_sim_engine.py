@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.ledger import Asked, Got, check, read_ledger
 
 from sampler_api.errors import AdapterCapacity, AdapterInvalid
 from sampler_api.params import SamplingParams
@@ -333,3 +334,17 @@ def test_a_stalled_engine_stops_counting_and_still_closes(start: Callable[..., H
     assert (steps, harness.engine.progress().running) == (3, 1)
     harness.engine.close()
     assert harness.found[1].finish == "abort"
+
+
+def test_every_token_is_in_the_ledger_before_it_is_seen(
+    start: Callable[..., Harness], tmp_path: Path
+) -> None:
+    harness = start(ledger=tmp_path / "ledger", latency=LatencyModel(decode_rate=2000))
+    asked = [Asked(tuple(PROMPT.tolist()), seed, BASE) for seed in range(6)]
+    half = [sim_sequence(PROMPT, seed, BASE, None, 10)[0] for seed in range(6)]
+    first = harness.run(*(request(i, max_total=10) for i in range(6)))
+    second = harness.run(*(request(i + 10, seed=i, output=half[i], max_total=20) for i in range(6)))
+    got = [Got(a, (*f.tokens, *s.tokens)) for a, f, s in zip(asked, first, second, strict=True)]
+    # The engine still runs: nothing waits for it to close.
+    found = check(read_ledger(tmp_path / "ledger"), asked, got, 20)
+    assert (found.count, found.redone) == (0, 0), str(found)

@@ -1,0 +1,166 @@
+"""The ledger checker: what engines made against what clients got.
+
+A sequence is known by its prompt, its seed and its weights. Engines write every token before
+anybody sees it, so a token that a client has and no engine made is an invention, and a token made
+twice shows.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sampler_server.engines.sim.ledger import LedgerRecord, parse_records, prompt_digest
+from sampler_server.engines.sim.tokens import weights_state
+
+__all__ = ["Asked", "Got", "Violations", "check", "read_ledger"]
+
+
+class Asked(NamedTuple):
+    """One sequence that a client asked for; equal child seeds make equal sequences."""
+
+    prompt: tuple[int, ...]
+    seed: int
+    base: str
+    adapter: str | None = None
+
+
+class Got(NamedTuple):
+    """One finished sequence at a client. ``asked`` is what it was asked for and says it is."""
+
+    asked: Asked
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Violations:
+    """What is wrong, as sentences.
+
+    ``redone`` is a cost and no fault: tokens made more than once; ``redone_most`` the most of one
+    sequence.
+    """
+
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    wrong_tokens: list[str] = field(default_factory=list)
+    wrong_revision: list[str] = field(default_factory=list)
+    redone: int = 0
+    redone_most: int = 0
+
+    @property
+    def count(self) -> int:
+        """All faults."""
+        faults = (self.lost, self.duplicated, self.wrong_tokens, self.wrong_revision)
+        return sum(map(len, faults))
+
+    def __str__(self) -> str:
+        faults = [*self.lost, *self.duplicated, *self.wrong_tokens, *self.wrong_revision]
+        return "\n".join(faults) or f"no violation, {self.redone} tokens made more than once"
+
+
+Identity = tuple[int, int]
+"""Prompt digest and seed modulo 2^64: a sequence under whatever weights."""
+
+
+class _Made:
+    """What engines made of one sequence under one revision: per position token -> times."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[int, Counter[int]] = defaultdict(Counter)
+
+    def add(self, record: LedgerRecord) -> None:
+        for position, token in enumerate(record.tokens, record.offset):
+            self.tokens[position][token] += 1
+
+    def first_difference(self, tokens: Sequence[int]) -> int | None:
+        """The first position whose token was never made there."""
+        for position, token in enumerate(tokens):
+            if not self.tokens.get(position, Counter())[token]:
+                return position
+        return None
+
+
+def read_ledger(paths: Path | Iterable[Path]) -> list[LedgerRecord]:
+    """The records of one ledger file or of several, torn records left out."""
+    every = [paths] if isinstance(paths, Path) else paths
+    return [record for path in every for record in parse_records(path.read_bytes())]
+
+
+def check(
+    records: Iterable[LedgerRecord], asked: Iterable[Asked], got: Iterable[Got], length: int | None
+) -> Violations:
+    """Compare. ``length``: tokens that each sequence must have; ``None`` where stops decide."""
+    found = Violations()
+    made: dict[tuple[Identity, int], _Made] = defaultdict(_Made)
+    for record in records:
+        if record.seed is not None:
+            made[(record.prompt, record.seed), record.weights].add(record)
+    answers = list(got)
+    _check_numbers(Counter(asked), Counter(answer.asked for answer in answers), found)
+    shares = Counter(
+        (_identity(a.asked), weights_state(a.asked.base, a.asked.adapter)) for a in answers
+    )
+    for answer in answers:
+        _check_content(answer, made, length, found)
+    redone = [_redone(sequence, shares[key]) for key, sequence in made.items()]
+    return Violations(
+        found.lost,
+        found.duplicated,
+        found.wrong_tokens,
+        found.wrong_revision,
+        sum(redone),
+        max(redone, default=0),
+    )
+
+
+def _identity(asked: Asked) -> Identity:
+    return prompt_digest(np.array(asked.prompt, np.int32)), asked.seed % (1 << 64)
+
+
+def _check_numbers(asked: Counter[Asked], got: Counter[Asked], found: Violations) -> None:
+    for one, times in (asked - got).items():
+        found.lost.append(f"{_name(one)}: {times} not delivered")
+    for one, times in (got - asked).items():
+        found.duplicated.append(f"{_name(one)}: {times} more than asked for")
+
+
+def _check_content(
+    answer: Got,
+    made: dict[tuple[Identity, int], _Made],
+    length: int | None,
+    found: Violations,
+) -> None:
+    name, identity = _name(answer.asked), _identity(answer.asked)
+    weights = weights_state(answer.asked.base, answer.asked.adapter)
+    if length is not None and len(answer.tokens) < length:
+        found.lost.append(f"{name}: {len(answer.tokens)} tokens of {length}")
+    if length is not None and len(answer.tokens) > length:
+        found.duplicated.append(f"{name}: {len(answer.tokens)} tokens instead of {length}")
+    at = made[identity, weights].first_difference(answer.tokens)
+    if at is None:
+        return
+    elsewhere = [
+        key
+        for key, other in made.items()
+        if key[0] == identity and key[1] != weights and _has(other, answer, at)
+    ]
+    if elsewhere:
+        found.wrong_revision.append(f"{name}: token {at} was made by other weights")
+    else:
+        found.wrong_tokens.append(f"{name}: token {at} was made by no engine")
+
+
+def _has(made: _Made, answer: Got, at: int) -> bool:
+    return bool(made.tokens.get(at, Counter())[answer.tokens[at]])
+
+
+def _redone(made: _Made, wanted: int) -> int:
+    return sum(max(0, sum(times.values()) - max(1, wanted)) for times in made.tokens.values())
+
+
+def _name(asked: Asked) -> str:
+    adapter = f", adapter {asked.adapter}" if asked.adapter else ""
+    return f"prompt {list(asked.prompt[:4])}… seed {asked.seed}{adapter}"

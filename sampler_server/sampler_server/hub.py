@@ -18,12 +18,21 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_api.errors import BaseMismatch, Busy, Draining, EngineFailed, SamplerError, Unsupported
+from sampler_api.columns import Columns
+from sampler_api.errors import (
+    BaseMismatch,
+    Busy,
+    Draining,
+    EngineFailed,
+    SamplerError,
+    UnknownRequest,
+    Unsupported,
+)
 from sampler_api.frames import (
     ABORT,
     ERROR,
@@ -36,6 +45,7 @@ from sampler_api.frames import (
     RevisionRef,
 )
 from sampler_api.params import SamplingParams
+from sampler_core.stops import StopMatcher
 
 from .engines.base import Delta, Engine, EngineInfo, EngineRequest
 from .plans import Plan, Planner, check_output, check_prompt
@@ -43,9 +53,6 @@ from .runs import Run
 from .settings import StreamSettings
 from .streams import Lease, Listener, Stream, StreamTable
 from .tokenizer import ServedTokenizer
-
-if TYPE_CHECKING:
-    from sampler_core.stops import StopMatcher
 
 __all__ = ["Adapters", "Batch", "Hub"]
 
@@ -240,7 +247,11 @@ class Hub:
         id: int = 0,  # noqa: A002
         attempt: int = 0,
     ) -> Stream:
-        """A new stream for a checked request; it goes to the engine with ``send(batch)``."""
+        """A new stream for a checked request; it goes to the engine with ``send(batch)``.
+
+        Where nothing is left to generate it has ended when this returns, and its listener has not
+        been told.
+        """
         key = self._next_key
         self._next_key = key + 1
         start = len(output)
@@ -253,8 +264,6 @@ class Hub:
         if start:
             stream.not_reproducible = seed is not None and not self.info.is_reproducible
         if plan.stops:
-            from sampler_core.stops import StopMatcher
-
             assert self.tokenizer is not None
             stream.matcher = StopMatcher(
                 plan.stops, self.tokenizer.decode, output.tolist(), plan.params.min_tokens
@@ -264,7 +273,6 @@ class Hub:
         self.counters.started += 1
         if start >= total and not wants_scores:
             self._end(stream, LENGTH)
-            listener.moved(stream)
             return stream
         batch.streams.append(stream)
         batch.requests.append(
@@ -290,6 +298,8 @@ class Hub:
         if batch.ref.adapter is None:
             self.engine.submit(batch.requests)
         else:
+            for stream in batch.streams:
+                stream.is_parked = True
             self._spawn(self._send_with_adapter(batch))
 
     def cancel(self, streams: Iterable[Stream], flag: int = ABORT) -> None:
@@ -305,12 +315,18 @@ class Hub:
             self.engine.cancel(keys)
 
     def fail(self, stream: Stream, error: SamplerError) -> None:
-        """End a running stream with an error; the engine must not have it."""
+        """End a running stream with an error; the engine does not have it."""
         if stream.flag == RUNNING:
             stream.error = error
             self._end(stream, ERROR)
             if stream.listener is not None:
                 stream.listener.moved(stream)
+
+    def end_with(self, stream: Stream, error: SamplerError) -> None:
+        """End a running stream with an error, at the engine too."""
+        key = stream.key
+        self.fail(stream, error)
+        self.engine.cancel([key])
 
     def load(self) -> Load:
         """The engine's load as it goes into frames."""
@@ -361,8 +377,7 @@ class Hub:
                     self._take_one(stream, delta, now)
                 except Exception:
                     log.exception("a delta of the engine could not be taken")
-                    self.engine.cancel([stream.key])
-                    self.fail(stream, EngineFailed("the engine's answer could not be read"))
+                    self.end_with(stream, EngineFailed("the engine's answer could not be read"))
 
     def _take_one(self, stream: Stream, delta: Delta, now: float) -> None:
         tokens = delta.tokens
@@ -397,7 +412,7 @@ class Hub:
         if stream.listener is not None:
             stream.listener.moved(stream)
 
-    def _match(self, stream: Stream, matcher: "StopMatcher", tokens: bytes) -> int:
+    def _match(self, stream: Stream, matcher: StopMatcher, tokens: bytes) -> int:
         match = matcher.feed(np.frombuffer(tokens, np.int32).tolist())
         if match is None:
             return RUNNING
@@ -469,6 +484,7 @@ class Hub:
         lease = Lease(digest, len(alive))
         for stream, _ in alive:
             stream.lease = lease
+            stream.is_parked = False
         self.engine.submit([request for _, request in alive])
 
     async def _keep_house(self) -> None:
@@ -483,6 +499,15 @@ class Hub:
             if aborted:
                 log.info("%d sequences were aborted: their client did not come back", len(aborted))
             for stream in dropped:
-                # A reader that was too slow to take it: it learns that it has to resume elsewhere.
-                if stream.listener is not None:
-                    stream.listener.moved(stream)
+                self._drop(stream)
+
+    @staticmethod
+    def _drop(stream: Stream) -> None:
+        """Complete columns that nobody took for too long; a slow reader is told to resume."""
+        stream.columns = Columns(stream.k)
+        if stream.listener is not None and not stream.is_told:
+            stream.flag = ERROR
+            stream.matched = None
+            stream.sent = 0
+            stream.error = UnknownRequest("the columns were dropped: they waited too long")
+            stream.listener.moved(stream)

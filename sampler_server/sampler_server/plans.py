@@ -163,8 +163,8 @@ def check_output(output: NDArray[np.int32], prompt_length: int, info: EngineInfo
     """Raises InvalidRequest for delivered tokens outside the vocabulary or beyond the context."""
     if prompt_length + len(output) > info.context_limit:
         raise InvalidRequest(
-            f"output_ids: {prompt_length} prompt and {len(output)} output tokens exceed the context "
-            f"of {info.context_limit} tokens",
+            f"output_ids: {prompt_length} prompt and {len(output)} output tokens exceed "
+            f"the context of {info.context_limit} tokens",
             "output_ids",
         )
     _check_range("output_ids", output, info)

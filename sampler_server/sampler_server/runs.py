@@ -79,19 +79,20 @@ class Run:
         group = hash(self._prompt.tobytes())
         for child, seed in enumerate(self._seeds):
             wants_scores = self._plan.wants_scores and child == 0 and not len(self._output)
-            self._streams.append(
-                hub.add(
-                    batch,
-                    self._plan,
-                    self._prompt,
-                    self._output,
-                    seed,
-                    group,
-                    wants_scores,
-                    self,
-                    child,
-                )
+            stream = hub.add(
+                batch,
+                self._plan,
+                self._prompt,
+                self._output,
+                seed,
+                group,
+                wants_scores,
+                self,
+                child,
             )
+            self._streams.append(stream)
+            if stream.flag != RUNNING:
+                self.moved(stream)
         hub.send(batch)
         return self
 

@@ -7,17 +7,15 @@ by a higher attempt.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sampler_api.columns import Columns
 from sampler_api.errors import SamplerError, UnknownRequest
 from sampler_api.frames import RUNNING
+from sampler_core.stops import StopMatcher
 
 from .engines.base import PromptScores
 from .settings import StreamSettings
-
-if TYPE_CHECKING:
-    from sampler_core.stops import StopMatcher
 
 __all__ = ["CHILD_BITS", "Lease", "Listener", "Stream", "StreamTable", "stream_id"]
 
@@ -66,6 +64,8 @@ class Stream:
         "id",
         "is_due",
         "is_interactive",
+        "is_parked",
+        "is_told",
         "k",
         "kept_bytes",
         "key",
@@ -119,6 +119,10 @@ class Stream:
         self.pending_since: float | None = None
         self.is_due = False
         self.is_interactive = False
+        self.is_parked = False
+        """Waits for its adapter; the engine does not know it yet."""
+        self.is_told = False
+        """Its listener has been told how it ended."""
         self.matcher: StopMatcher | None = None
         self.not_reproducible = False
         self.scores: PromptScores | None = None
@@ -155,6 +159,7 @@ class Stream:
         self.scores_sent = sent > 0
         self.pending_since = None
         self.is_due = False
+        self.is_told = False
 
 
 class StreamTable:

@@ -1,0 +1,125 @@
+"""The data port: sessions, the tokenizer, models, adapters; further routes join as routers."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from sampler_api.errors import PayloadTooLarge, Unsupported
+from sampler_api.names import SESSION_PATH, TOKENIZER_PATH
+
+from .auth import Access
+from .errors import error_response, install_error_handlers
+from .hub import Hub
+from .settings import ServeSettings
+from .websocket import Sessions
+
+__all__ = ["BodyLimit", "create_app"]
+
+_MSGPACK = "application/msgpack"
+
+
+class BodyLimit:
+    """Refuses request bodies over ``limit`` bytes with 413, also those that announce no length."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        error = PayloadTooLarge(f"body: larger than the limit of {self.limit} bytes", "body")
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limit:
+            await error_response(error)(scope, receive, send)
+            return
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.limit:
+                raise error
+            return message
+
+        await self.app(scope, limited, send)
+
+
+def create_app(
+    hub: Hub,
+    settings: ServeSettings,
+    *,
+    access: Access | None = None,
+    sessions: Sessions | None = None,
+    routers: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The application of the data port.
+
+    ``routers`` are served beside the routes of this module; they find ``hub``, ``access`` and
+    ``settings`` in ``request.app.state``.
+    """
+    access = access or Access.of_file(settings.token_file)
+    sessions = sessions or Sessions(hub, settings, access)
+    app = FastAPI(title="sampler", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.hub = hub
+    app.state.access = access
+    app.state.settings = settings
+    app.state.sessions = sessions
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    install_error_handlers(app)
+    app.include_router(_router)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+_router = APIRouter()
+
+
+@_router.websocket(SESSION_PATH)
+async def session(socket: WebSocket) -> None:
+    """Frames of ``sampler.v1``."""
+    sessions: Sessions = socket.app.state.sessions
+    await sessions.serve(socket)
+
+
+@_router.get(TOKENIZER_PATH)
+async def tokenizer(request: Request) -> Response:
+    """Digest and files of the tokenizer: msgpack when asked for, else JSON with base64."""
+    request.app.state.access.check(request.headers, "sample")
+    served = request.app.state.hub.tokenizer
+    if served is None:
+        raise Unsupported("tokenizer: this replica serves a model without tokenizer files")
+    if _MSGPACK in request.headers.get("accept", ""):
+        body = msgspec.msgpack.encode({"digest": served.digest, "files": dict(served.files)})
+        return Response(body, media_type=_MSGPACK)
+    files = {name: base64.b64encode(data).decode() for name, data in served.files.items()}
+    return JSONResponse({"digest": served.digest, "files": files})
+
+
+@_router.get("/v1/models")
+async def models(request: Request) -> Mapping[str, Any]:
+    """The base model and the adapters that are held, as OpenAI clients expect them."""
+    request.app.state.access.check(request.headers, "sample")
+    hub: Hub = request.app.state.hub
+    return {"object": "list", "data": [_model(hub)]}
+
+
+def _model(hub: Hub) -> dict[str, Any]:
+    card = hub.card
+    return {
+        "id": card.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "sampler",
+        "base": card.base,
+        "max_model_len": card.context_limit,
+    }

@@ -1,0 +1,59 @@
+"""Leaving without losing a token: sessions are handed over, plain HTTP requests may finish."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from sampler_api.errors import Draining
+from sampler_api.frames import HANDED_OVER
+
+from .hub import Hub
+from .settings import ServeSettings
+from .websocket import Sessions
+
+__all__ = ["Drain"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.02
+
+
+class Drain:
+    """One drain of one process. ``begin`` may be called any number of times."""
+
+    def __init__(self, hub: Hub, sessions: Sessions, settings: ServeSettings) -> None:
+        self._hub = hub
+        self._sessions = sessions
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+        self.finished = asyncio.Event()
+        """Set when nothing is left to do but to exit."""
+
+    def begin(self, reason: str) -> None:
+        """Refuse new work and let go of the present one; on the loop."""
+        if self._task is None:
+            log.info("draining: %s", reason)
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        hub, settings = self._hub, self._settings
+        begun = hub.clock()
+        hub.is_draining = True
+        self._sessions.drain()
+        # What lost its session too: its client finds another replica when it comes back.
+        hub.cancel([s for s in hub.table.running.values() if s.client], HANDED_OVER)
+        await self._until(lambda: self._sessions.is_flushed, begun + settings.hand_over_seconds)
+        log.info("handed over after %.2f s", hub.clock() - begun)
+        await self._until(lambda: False, begun + settings.listen_seconds)
+        await self._until(lambda: hub.local_running == 0, begun + settings.drain_seconds)
+        for stream in list(hub.table.running.values()):
+            hub.end_with(stream, Draining("the replica has left before the request was complete"))
+        await self._sessions.close()
+        self.finished.set()
+
+    async def _until(self, holds: Callable[[], bool], deadline: float) -> None:
+        while True:
+            left = deadline - self._hub.clock()
+            if holds() or left <= 0:
+                return
+            await asyncio.sleep(min(left, _LOOK_SECONDS))

@@ -111,12 +111,17 @@ class Fleet:
         return digest
 
     def ensure_adapter(self, ref: RevisionRef) -> None:
-        """Ask one replica to load a revision, so that a wrong directory is found now, not at a
-        request."""
+        """Have every connected replica load a revision now.
+
+        A wrong directory is found here and not at a request, and what a trainer writes over the
+        directory later changes nothing: replicas keep a copy.
+        """
         if ref.path is None:
             return
+        self.card()
         body = {"name": ref.name, "digest": ref.adapter, "path": ref.path}
-        self._request("POST", ADAPTERS_PATH, body)
+        for url in self._running().urls():
+            self._request("POST", ADAPTERS_PATH, body, url)
 
     def _request(
         self, method: str, path: str, body: Any = None, url: str | None = None

@@ -1,26 +1,35 @@
 """The caller's names for adapters: each bound to a digest, a generation, and bytes that cannot
 change any more."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sampler_api.errors import InvalidRequest
+from sampler_api.names import SHA256_PREFIX
 from sampler_api.revisions import AdapterRevision
 
-from .adapters import AdapterSnapshot, peft_config_dict, snapshot_adapter
+from .adapters import AdapterSnapshot, peft_config_dict, snapshot_adapter, write_snapshot
 
 __all__ = ["AdapterAliases"]
 
+_Stamp = tuple[tuple[str, int, int, int], ...]
+
 
 class AdapterAliases:
-    """Names of one sampler. Thread-safe."""
+    """Names of one sampler. Thread-safe.
 
-    def __init__(self) -> None:
+    With ``snapshot_dir`` (a sampler whose engine is in this process) the bytes are copied there and
+    engines read the copy; without it they read the caller's directory and check its digest.
+    """
+
+    def __init__(self, snapshot_dir: Callable[[], Path] | None = None) -> None:
         self._lock = threading.Lock()
         self._bound: dict[str, AdapterRevision] = {}
-        self._snapshots: dict[str, AdapterSnapshot] = {}
+        self._seen: dict[Path, tuple[_Stamp, AdapterRevision]] = {}
+        self._snapshot_dir = snapshot_dir
 
     def bind(
         self,
@@ -31,10 +40,10 @@ class AdapterAliases:
     ) -> AdapterRevision:
         """The revision that ``name`` is about to mean; nothing is switched yet.
 
-        A directory, PEFT model or path is read now; a PEFT config is given to ``create``, which
-        returns the digest of the zero adapter that it made.
+        A directory or PEFT model is read now; a PEFT config is given to ``create``, which returns
+        the digest of the zero adapter that it made.
         """
-        if not name or not isinstance(name, str) or "/" in name or "@" in name:
+        if not isinstance(name, str) or not name or "/" in name or "@" in name:
             raise InvalidRequest("adapter_name: must be a text without '/' and '@'", "adapter_name")
         with self._lock:
             before = self._bound.get(name)
@@ -47,13 +56,24 @@ class AdapterAliases:
         if config is not None:
             return AdapterRevision(name, create(config), generation)
         snapshot = snapshot_adapter(config_or_dir)
-        with self._lock:
-            self._snapshots[snapshot.digest] = snapshot
-        path = str(Path(config_or_dir).resolve()) if isinstance(config_or_dir, str | Path) else None
+        path = self._path_of(snapshot, config_or_dir)
         return AdapterRevision(name, snapshot.digest, generation, path)
 
+    def _path_of(self, snapshot: AdapterSnapshot, source: Any) -> str:
+        if self._snapshot_dir is not None:
+            copy = self._snapshot_dir() / snapshot.digest.removeprefix(SHA256_PREFIX)
+            write_snapshot(snapshot, copy)
+            return str(copy)
+        if isinstance(source, str | Path):
+            return str(Path(source).resolve())
+        raise InvalidRequest(
+            "config_or_dir: a fleet reads adapters from a directory that its replicas see; save "
+            "the adapter below one of their --adapter-root directories and pass that directory",
+            "config_or_dir",
+        )
+
     def commit(self, revision: AdapterRevision) -> None:
-        """Switch the name; a switch to an older generation that was overtaken is dropped."""
+        """Switch the name, unless a later generation overtook this one."""
         with self._lock:
             before = self._bound.get(revision.name)
             if before is None or before.generation < revision.generation:
@@ -78,10 +98,25 @@ class AdapterAliases:
         return found
 
     def of_path(self, path: str, name: str) -> AdapterRevision:
-        """The revision of a directory used for one call; read at each call, since trainers
-        overwrite it."""
-        snapshot = snapshot_adapter(path)
+        """The revision of a directory used for one call; read again whenever its files changed."""
+        directory = Path(path).resolve()
+        stamp = _stamp(directory)
         with self._lock:
-            self._snapshots[snapshot.digest] = snapshot
-        resolved = Path(path).resolve()
-        return AdapterRevision(name or resolved.name, snapshot.digest, 0, str(resolved))
+            seen = self._seen.get(directory)
+        if seen is not None and stamp and seen[0] == stamp:
+            return seen[1]
+        snapshot = snapshot_adapter(path)
+        where = self._path_of(snapshot, path)
+        revision = AdapterRevision(name or directory.name, snapshot.digest, 0, where)
+        with self._lock:
+            self._seen[directory] = stamp, revision
+        return revision
+
+
+def _stamp(directory: Path) -> _Stamp:
+    """What changes when a trainer writes the directory anew; empty when it cannot be read."""
+    try:
+        found = [(entry.name, entry.stat()) for entry in os.scandir(directory)]
+    except OSError:
+        return ()
+    return tuple(sorted((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in found))

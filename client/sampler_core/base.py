@@ -5,7 +5,8 @@ Nothing here knows whether the backend is an engine in this process or a fleet.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -63,11 +64,11 @@ class SamplerBase(Sampler):
     """Template, adapters and calls over a :class:`Backend`. Usable from several threads and event
     loops."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, snapshot_dir: Callable[[], Path] | None = None) -> None:
         self._backend = backend
         self._template: Any = None
         self._template_lock = threading.Lock()
-        self._aliases = AdapterAliases()
+        self._aliases = AdapterAliases(snapshot_dir)
 
     # -- the template ------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class SamplerBase(Sampler):
             )
         key = group_hash(ids.data, options.ref.base, options.ref.adapter, explicit)
         group = Group(index, ids, params, options.ref, seeds, key, on_done, options.is_interactive)
-        return group, InputView(encoded, ids, self)
+        return group, InputView(encoded, ids, self._template or self)
 
     def _prepare(
         self, inputs: Sequence[dict[str, Any]], options: CallOptions, on_done: Any

@@ -6,16 +6,17 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from sampler_api.errors import PayloadTooLarge, Unsupported
-from sampler_api.names import SESSION_PATH, TOKENIZER_PATH
+from sampler_api.names import ADAPTERS_PATH, SESSION_PATH, TOKENIZER_PATH
 
 from .auth import Access
 from .errors import error_response, install_error_handlers
-from .hub import Hub
+from .hub import Adapters, Hub
 from .settings import ServeSettings
 from .websocket import Sessions
 
@@ -110,16 +111,38 @@ async def models(request: Request) -> Mapping[str, Any]:
     """The base model and the adapters that are held, as OpenAI clients expect them."""
     request.app.state.access.check(request.headers, "sample")
     hub: Hub = request.app.state.hub
-    return {"object": "list", "data": [_model(hub)]}
-
-
-def _model(hub: Hub) -> dict[str, Any]:
     card = hub.card
-    return {
-        "id": card.model,
-        "object": "model",
-        "created": 0,
-        "owned_by": "sampler",
-        "base": card.base,
-        "max_model_len": card.context_limit,
-    }
+    common = {"object": "model", "created": 0, "owned_by": "sampler", "base": card.base}
+    models = [{"id": card.model, "max_model_len": card.context_limit, **common}]
+    held = hub.adapters.held() if hub.adapters is not None else {}
+    for digest, name in sorted(held.items()):
+        models.append({"id": f"{name}@{digest}", "parent": card.model, "adapter": digest, **common})
+    return {"object": "list", "data": models}
+
+
+class AdapterConfig(BaseModel):
+    """The adapter to make: a PEFT config, as in ``adapter_config.json``."""
+
+    config: dict[str, Any]
+
+
+@_router.get(ADAPTERS_PATH)
+async def adapters(request: Request) -> Mapping[str, Any]:
+    """The revisions that this replica can serve now."""
+    request.app.state.access.check(request.headers, "sample")
+    held = _adapters(request).held()
+    return {"adapters": [{"digest": d, "name": n} for d, n in sorted(held.items())]}
+
+
+@_router.post(ADAPTERS_PATH, status_code=201)
+async def create_adapter(request: Request, body: AdapterConfig) -> Mapping[str, Any]:
+    """Make the zero adapter of a config: the same digest on every replica."""
+    request.app.state.access.check(request.headers, "publish")
+    return {"digest": await _adapters(request).create(body.config)}
+
+
+def _adapters(request: Request) -> Adapters:
+    store: Adapters | None = request.app.state.hub.adapters
+    if store is None:
+        raise Unsupported("adapters: this replica serves none")
+    return store

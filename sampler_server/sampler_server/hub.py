@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -71,6 +71,14 @@ class Adapters(Protocol):
 
     def release(self, digest: str) -> None:
         """Undo one ``acquire``."""
+        ...
+
+    async def create(self, config: Mapping[str, object]) -> str:
+        """Make the zero adapter of a PEFT config; its digest. Raises AdapterError."""
+        ...
+
+    def held(self) -> Mapping[str, str]:
+        """Digests that can be served now, with the name each was asked for by."""
         ...
 
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from sampler_api.errors import SamplerError
 from sampler_api.names import ENV_TERMINATION_LOG
+from sampler_core.base_files import tokenizer_files
 
 from .app import create_app
 from .auth import Access
@@ -27,7 +28,7 @@ from .engines.base import Engine
 from .hub import Adapters, Hub
 from .routes.manage import create_manage_app
 from .settings import ServeSettings
-from .tokenizer import ServedTokenizer, read_tokenizer_files, served_tokenizer
+from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
 from .websocket import Sessions
 
@@ -130,7 +131,7 @@ class _Process:
         routers: Sequence[APIRouter],
         tokenizer_files: Callable[[], Mapping[str, bytes]] | None,
     ) -> None:
-        self._tokenizer_files = tokenizer_files or self._files_of_settings
+        self._read_files = tokenizer_files or self._files_of_settings
         self._settings = settings
         self._engine = engine
         self._adapters = adapters
@@ -186,7 +187,7 @@ class _Process:
         """Engine and tokenizer at the same time. A drain meanwhile ends the wait."""
         start = asyncio.ensure_future(asyncio.to_thread(self._engine.start, hub.sink))
         left = asyncio.ensure_future(drain.finished.wait())
-        tokenizer = await asyncio.to_thread(lambda: served_tokenizer(self._tokenizer_files()))
+        tokenizer = await asyncio.to_thread(lambda: served_tokenizer(self._read_files()))
         await asyncio.wait([start, left], return_when=asyncio.FIRST_COMPLETED)
         left.cancel()
         if start.done():
@@ -195,7 +196,7 @@ class _Process:
 
     def _files_of_settings(self) -> Mapping[str, bytes]:
         directory = self._settings.tokenizer_dir
-        return {} if directory is None else read_tokenizer_files(directory)
+        return {} if directory is None else tokenizer_files(directory)
 
     async def _listen(self, app: ASGIApp, sock: socket.socket, settings: ServeSettings) -> None:
         server = _Server(app, settings)

@@ -1,35 +1,15 @@
 """The served model's tokenizer: its files for clients, and the text functions of the server."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sampler_api.errors import ModelInvalid
-from sampler_api.names import SHA256_PREFIX
+from sampler_core.bases import tokenizer_digest
 
-__all__ = ["ServedTokenizer", "read_tokenizer_files", "served_tokenizer", "tokenizer_digest"]
-
-_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    # Names the tokenizer's class where tokenizer_config.json does not.
-    "config.json",
-)
-_ESSENTIAL: Final = frozenset(
-    {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}
-)
+__all__ = ["ServedTokenizer", "served_tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +20,6 @@ class ServedTokenizer:
     files: Mapping[str, bytes]
     decode: Callable[[Sequence[int]], str]
     encode: Callable[[str], list[int]]
-
-
-def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
-    """The tokenizer's files of a model directory; empty when it has none."""
-    files = {n: (directory / n).read_bytes() for n in _FILES if (directory / n).is_file()}
-    return files if _ESSENTIAL & files.keys() else {}
-
-
-def tokenizer_digest(files: Mapping[str, bytes]) -> str:
-    """sha256 over names and contents, in the order of the names."""
-    total = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        total.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\0".encode())
-    return SHA256_PREFIX + total.hexdigest()
 
 
 def served_tokenizer(files: Mapping[str, bytes]) -> ServedTokenizer | None:
@@ -92,7 +58,9 @@ def _of_files(files: Mapping[str, bytes]) -> _Texts:
 
     with tempfile.TemporaryDirectory() as directory:
         for name, data in files.items():
-            (Path(directory) / name).write_bytes(data)
+            path = Path(directory) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
         tokenizer: Any = AutoTokenizer.from_pretrained(directory)
 
     def decode(ids: Sequence[int]) -> str:

@@ -7,9 +7,10 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import index
 from typing import Any, Literal
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, Unsupported
 
 __all__ = ["LogprobsMode", "SamplingParams"]
 
@@ -18,6 +19,20 @@ LogprobsMode = Literal["processed", "raw"]
 MAX_SAMPLES = 4096
 MAX_LOGPROBS = 1024
 _ALIASES = {"max_new_tokens": "max_tokens", "n": "num_samples"}
+_UNSUPPORTED = frozenset(
+    (
+        "guided_choice",
+        "guided_decoding",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "response_format",
+        "return_routed_experts",
+        "routed_experts",
+        "structured_outputs",
+    )
+)
+"""Names that other samplers know; said to be missing here instead of unknown."""
 
 
 def _fail(field: str, text: str) -> InvalidRequest:
@@ -26,9 +41,12 @@ def _fail(field: str, text: str) -> InvalidRequest:
 
 def _integer(field: str, value: Any, low: int, high: int | None = None) -> int:
     # numpy integers have __index__; bool has it too, and is a mistake here.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool):
         raise _fail(field, f"must be an integer, not {value!r}")
-    number = int(value)
+    try:
+        number = index(value)
+    except TypeError:
+        raise _fail(field, f"must be an integer, not {value!r}") from None
     if number < low or (high is not None and number > high):
         bound = f">= {low}" if high is None else f"between {low} and {high}"
         raise _fail(field, f"must be {bound}, not {number}")
@@ -38,10 +56,22 @@ def _integer(field: str, value: Any, low: int, high: int | None = None) -> int:
 def _number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, str):
         raise _fail(field, f"must be a number, not {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise _fail(field, f"must be a number, not {value!r}") from None
     if not math.isfinite(number):
         raise _fail(field, f"must be finite, not {number}")
     return number
+
+
+def _items(field: str, value: Any) -> list[Any]:
+    """A list of a list, tuple, set or array; text and bytes are iterable, and a mistake here."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise _fail(field, f"must be a list, not {value!r}")
+    return list(value)
 
 
 @dataclass(slots=True)
@@ -120,25 +150,24 @@ class SamplingParams:
             self.logit_bias = {
                 # JSON objects have text keys.
                 _integer(
-                    "logit_bias", int(k) if isinstance(k, str) and k.isdigit() else k, 0
+                    "logit_bias", int(k) if isinstance(k, str) and k.isdecimal() else k, 0
                 ): _number("logit_bias", v)
                 for k, v in self.logit_bias.items()
             } or None
         if self.bad_words is not None:
-            if isinstance(self.bad_words, str) or not all(
-                isinstance(w, str) and w for w in self.bad_words
-            ):
+            words = _items("bad_words", self.bad_words)
+            if not all(isinstance(word, str) and word for word in words):
                 raise _fail("bad_words", "must be a list of non-empty texts")
-            self.bad_words = list(self.bad_words) or None
+            self.bad_words = words or None
 
     def _check_stops(self) -> None:
         stop: Any = self.stop
         if isinstance(stop, str):
             stop = [stop]
-        ids = list(self.stop_token_ids or ())
+        ids = [] if self.stop_token_ids is None else _items("stop_token_ids", self.stop_token_ids)
         if stop is not None:
             texts: list[str] = []
-            for item in stop:
+            for item in _items("stop", stop):
                 if isinstance(item, str):
                     if not item:
                         raise _fail("stop", "an empty text would stop every sequence at once")
@@ -166,6 +195,8 @@ class SamplingParams:
         taken: dict[str, Any] = {}
         for name, value in values.items():
             target = _ALIASES.get(name, name)
+            if name in _UNSUPPORTED:
+                raise Unsupported(f"{name}: not supported in this version", name)
             if target not in known:
                 near = difflib.get_close_matches(str(name), [*known, *_ALIASES], n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -187,7 +218,7 @@ class SamplingParams:
             return replace(value)
         if isinstance(value, Mapping):
             return cls.from_dict(value)
-        if hasattr(value, "__dataclass_fields__"):
+        if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
             return cls.from_dict({n: getattr(value, n) for n in value.__dataclass_fields__})
         raise InvalidRequest(
             f"sampling_params: must be SamplingParams or a dict, not {type(value).__name__}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_api.errors import InvalidRequest
@@ -60,6 +60,7 @@ def test_without_labels_only_the_new_tokens_are_trained() -> None:
 COLUMN = st.sampled_from([list, np.array, lambda labels: [labels], tuple])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.just(IGNORED) | st.integers(0, 4), min_size=1), st.lists(st.integers(0, 4)), COLUMN
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_api.errors import InvalidRequest, Unsupported
@@ -142,6 +142,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([f.name for f in fields(SamplingParams)]), ANYTHING))
 def test_any_values_are_params_or_an_invalid_request(values: dict[str, Any]) -> None:
     try:

@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_core.seeds import child_seed, group_hash, segment_seed
@@ -23,6 +23,7 @@ def test_neighbouring_seeds_share_no_child() -> None:
     assert len(seeds) == 17 * 32 * 8
 
 
+@settings(deadline=None)
 @given(SEEDS, SMALL, SMALL, SMALL, SMALL)
 def test_two_children_of_one_seed_never_collide(
     seed: int, index: int, child: int, other_index: int, other_child: int

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampler_api.types import ToolCall
@@ -83,6 +83,7 @@ def test_the_text_without_its_calls() -> None:
     assert clean_tool_calls("cut <tool_call>{") == "cut"
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from('<tool_call>/{}[]"name: arguments=function')))
 def test_no_text_raises(text: str) -> None:
     parse_tool_calls("<tool_call>" + text)

@@ -160,8 +160,17 @@ def canonical_config(config: Mapping[str, Any], modules: Iterable[str]) -> dict[
     return kept
 
 
-def stored_config(canonical: Mapping[str, Any]) -> bytes:
-    """The adapter_config.json of a canonical config, as engines load it."""
+def stored_config(canonical: Mapping[str, Any], config: Mapping[str, Any]) -> bytes:
+    """The adapter_config.json as engines load it: what matters, without names of the source.
+
+    A list of target modules stays as it was given, with the fields that narrow it: whoever knows
+    the base can still see whether tensors are missing. A pattern becomes full names: not every
+    engine reads patterns.
+    """
+    selectors = {}
+    if isinstance(config.get("target_modules"), list):
+        selectors = {name: config[name] for name in _SELECTORS if config.get(name) is not None}
+        selectors["target_modules"] = sorted(config["target_modules"])
     return encode_config(
         {
             "base_model_name_or_path": None,
@@ -171,6 +180,7 @@ def stored_config(canonical: Mapping[str, Any]) -> bytes:
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             **canonical,
+            **selectors,
         }
     )
 

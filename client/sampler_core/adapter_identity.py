@@ -68,7 +68,7 @@ def make_snapshot(
     canonical = canonical_config(config, modules)
     digest = _digest(canonical, tensors)
     files = {
-        CONFIG_FILE: stored_config(canonical),
+        CONFIG_FILE: stored_config(canonical, config),
         TENSORS_FILE: encode_safetensors(tensors) if content is None else content,
     }
     return AdapterSnapshot(digest, dict(config), canonical, dict(tensors), files, source)

@@ -66,13 +66,26 @@ def test_what_changes_the_forward_pass_is_part_of_the_identity(changes: dict[str
     assert canonical_config(adapter_config(**changes), MODULES) != PLAIN
 
 
-def test_a_stored_config_means_what_it_was_made_of() -> None:
-    canonical = canonical_config(
-        adapter_config(use_rslora=True, alpha_pattern={"q_proj": 1.5}), MODULES
+@pytest.mark.parametrize(
+    ("targets", "stored"),
+    [
+        pytest.param(["q_proj"], ["q_proj"], id="a list stays"),
+        pytest.param("all-linear", sorted(MODULES), id="a pattern becomes names"),
+    ],
+)
+def test_a_stored_config_means_what_it_was_made_of(targets: object, stored: list[str]) -> None:
+    config = adapter_config(
+        use_rslora=True,
+        alpha_pattern={"q_proj": 1.5},
+        target_modules=targets,
+        layers_to_transform=0 if isinstance(targets, list) else None,
     )
-    again = parse_config(stored_config(canonical), "x")
+    canonical = canonical_config(config, MODULES)
+    again = parse_config(stored_config(canonical, config), "x")
     assert canonical_config(again, MODULES) == canonical
-    assert again["target_modules"] == sorted(MODULES)
+    assert again["target_modules"] == stored
+    assert again.get("layers_to_transform") == config["layers_to_transform"]
+    assert again["base_model_name_or_path"] is None
 
 
 @pytest.mark.parametrize(

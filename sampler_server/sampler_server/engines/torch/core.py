@@ -19,7 +19,7 @@ from .lora import LoraWeights
 from .memory import KVMemory
 from .model import load_model
 from .options import TorchOptions
-from .packing import pack_linears
+from .packing import pack_linears, unpack_linears
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
 from .sequence import Sequence
@@ -163,6 +163,7 @@ class TorchCore:
         """Abort what is unfinished, and leave a handed-in model as it came."""
         for sequence in list(self._sequences.values()):
             self._end(sequence, "abort")
+        unpack_linears(self._model.model)
         self._model.give_back()
 
     def _run_alone(self, shares: list[Share]) -> None:

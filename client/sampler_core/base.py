@@ -30,7 +30,13 @@ from .calls import (
     respond,
 )
 from .groups import Backend, Group
-from .inputs import normalise_inputs, prompt_ids, resolve_num_samples
+from .inputs import (
+    check_supported,
+    is_encoded,
+    normalise_inputs,
+    prompt_ids,
+    resolve_num_samples,
+)
 from .seeds import child_seed, group_hash
 from .streaming import AsyncSampleStream, SampleStream
 from .template import Template, resolve_template
@@ -88,7 +94,7 @@ class SamplerBase(Sampler):
     def set_template(self, template_cls: Any, **kwargs: Any) -> None:
         """Use a template: a class, an instance, a registered class name with ``model_id=``, a model
         id or a path."""
-        template = resolve_template(template_cls, **kwargs)
+        template = resolve_template(template_cls, files=self._backend.tokenizer_files, **kwargs)
         with self._template_lock:
             self._template = template
 
@@ -151,7 +157,8 @@ class SamplerBase(Sampler):
     ) -> tuple[Group, InputView]:
         params = options.params
         encoded = feature
-        if "input_ids" not in feature:
+        if not is_encoded(feature):
+            check_supported(feature)
             template = self.template
             if template is None:
                 raise InvalidRequest(
@@ -270,7 +277,7 @@ class SamplerBase(Sampler):
         features = normalise_inputs(inputs)
         if not self._backend.is_ready:
             await asyncio.to_thread(self._backend.card)
-        if self._template is None and any("input_ids" not in feature for feature in features):
+        if self._template is None and not all(map(is_encoded, features)):
             await asyncio.to_thread(lambda: self.template)
         options = self._options(
             sampling_params,

@@ -95,12 +95,11 @@ def _main(arguments: dict[str, dict[str, Any]]) -> int:
     for name in ("token_file", "termination_log"):
         if name in given:
             given[name] = Path(given[name])
+    given["siblings"] = tuple(given.get("siblings", ()))
     settings = ServeSettings(
-        port=0,
-        manage_port=0,
         flush=FlushSettings(**arguments.get("flush", {})),
         streams=StreamSettings(**arguments.get("streams", {})),
-        **given,
+        **{"port": 0, "manage_port": 0, **given},
     )
     sim = SimSettings(
         latency=LatencyModel(**arguments.get("latency", {})),

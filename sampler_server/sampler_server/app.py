@@ -67,8 +67,10 @@ def create_app(
     ``routers`` are served beside the routes of this module; they find ``hub``, ``access`` and
     ``settings`` in ``request.app.state``.
     """
-    access = access or Access.of_file(settings.token_file)
-    sessions = sessions or Sessions(hub, settings, access)
+    if access is None:
+        access = Access.of_file(settings.token_file)
+    if sessions is None:
+        sessions = Sessions(hub, settings, access)
     app = FastAPI(title="sampler", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.hub = hub
     app.state.access = access

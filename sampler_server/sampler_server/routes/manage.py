@@ -1,6 +1,7 @@
 """The management port: probes, metrics, status and drain. From the network it can only be read."""
 
 import ipaddress
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,7 @@ def _status(hub: Hub, sessions: Sessions) -> dict[str, Any]:
         "draining": hub.is_draining,
         "replica": sessions.replica,
         "incarnation": sessions.incarnation,
+        "pid": os.getpid(),
         "card": msgspec.to_builtins(hub.card),
         "load": msgspec.structs.asdict(hub.load()),
         "sessions": len(sessions),

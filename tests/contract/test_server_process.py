@@ -1,0 +1,265 @@
+"""A server process from the outside: ports, probes, tokens, drain, exit codes."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.raw_session import opened
+from tests.server_process import ServerProcess
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
+
+from sampler_api.frames import HANDED_OVER, LENGTH
+from sampler_core.bases import tokenizer_digest
+
+SLOW = {"decode_rate": 100.0}
+QUICK_DRAIN = {"listen_seconds": 0.3, "drain_seconds": 2.0}
+TOKENS = "job:sample:s-token\ntrainer:publish:p-token\nops:admin:a-token\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    path = tmp_path_factory.mktemp("tokens") / "tokens"
+    path.write_text(TOKENS)
+    with ServerProcess(serve={"token_file": str(path)}) as server:
+        yield server
+
+
+# -- both ports ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/status"])
+def test_the_management_port_answers(server: ServerProcess, path: str) -> None:
+    assert server.get(path)[0] == 200
+
+
+def test_metrics_count_what_was_generated(server: ServerProcess) -> None:
+    async def generate() -> None:
+        async with opened(server.session_url, "counted") as session:
+            await session.ended(await session.submit(0, max_tokens=8))
+
+    asyncio.run(generate())
+    _, text = server.get("/metrics")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values["sampler_generated_tokens_total"]) >= 8
+    assert float(values['sampler_sequences_ended_total{reason="length"}']) >= 1
+
+
+def test_the_tokenizer_files_match_their_digest(server: ServerProcess) -> None:
+    status, body = server.get("/v1/tokenizer", manage=False)
+    files = {name: base64.b64decode(data) for name, data in body["files"].items()}
+    assert status == 200
+    assert body["digest"] == tokenizer_digest(files)
+
+
+def test_the_served_model_is_listed(server: ServerProcess) -> None:
+    status, body = server.get("/v1/models", manage=False)
+    assert (status, body["data"][0]["id"]) == (200, "sim")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        pytest.param("/v1/nothing", 404, "not_found", id="an unknown path"),
+        pytest.param("/v1/adapters", 400, "unsupported", id="adapters where there are none"),
+    ],
+)
+def test_errors_have_one_shape(server: ServerProcess, path: str, status: int, code: str) -> None:
+    got, body = server.get(path, manage=False)
+    assert (got, body["error"]["code"]) == (status, code)
+    assert set(body["error"]) == {"code", "message", "field", "retryable"}
+
+
+def test_a_large_body_is_refused() -> None:
+    with ServerProcess(serve={"max_body_bytes": 1000}) as server:
+        status, body = server.post("/v1/adapters", b"x" * 2000, manage=False)
+        assert (status, body["error"]["code"]) == (413, "payload_too_large")
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        pytest.param(None, 401, id="no token"),
+        pytest.param("wrong", 401, id="a wrong token"),
+        pytest.param("s-token", 200, id="a token that may sample"),
+    ],
+)
+def test_sampling_needs_a_token(guarded: ServerProcess, token: str | None, status: int) -> None:
+    assert guarded.get("/v1/models", manage=False, token=token)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        pytest.param(None, 401, id="no token"),
+        pytest.param("s-token", 403, id="a token that may only sample"),
+        pytest.param("p-token", 400, id="a token that may publish"),
+    ],
+)
+def test_adapters_need_the_publish_role(
+    guarded: ServerProcess, token: str | None, status: int
+) -> None:
+    body = json.dumps({"config": {"r": 8}}).encode()
+    assert guarded.post("/v1/adapters", body, manage=False, token=token)[0] == status
+
+
+def test_probes_need_no_token(guarded: ServerProcess) -> None:
+    assert guarded.get("/livez")[0] == guarded.get("/readyz")[0] == 200
+
+
+async def test_a_session_needs_a_token(guarded: ServerProcess) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(guarded.session_url, subprotocols=[Subprotocol("sampler.v1")])
+    response = refused.value.response
+    assert response.status_code == 401
+    assert json.loads(response.body)["error"]["code"] == "unauthorized"
+    async with opened(guarded.session_url, "allowed", token="s-token") as session:
+        assert (await session.ended(await session.submit(0, max_tokens=2))).flag == LENGTH
+
+
+# -- drain -----------------------------------------------------------------------------------------
+
+
+async def test_a_drain_hands_every_token_over_and_exits_with_0() -> None:
+    with ServerProcess(latency=SLOW, serve=QUICK_DRAIN) as server:
+        async with opened(server.session_url) as session:
+            running = [await session.submit(h, seq=h, max_tokens=5000) for h in range(4)]
+            await session.at_least(running[0], 3)
+            os.kill(server.pid, signal.SIGTERM)
+            for received in running:
+                assert (await session.ended(received)).flag == HANDED_OVER
+            assert session.is_draining
+            again = await session.submit(9, seq=9, max_tokens=5)
+            await session.ended(again)
+            assert again.detail is not None
+            assert again.detail.code == "draining"
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
+
+
+async def test_handed_over_tokens_continue_elsewhere_exactly() -> None:
+    flush = {"wait_seconds": 0.02}
+    with (
+        ServerProcess(latency=SLOW, serve=QUICK_DRAIN, flush=flush) as server,
+        ServerProcess() as other,
+    ):
+        async with opened(server.session_url) as session, opened(other.session_url) as elsewhere:
+            received = await session.at_least(await session.submit(0, max_tokens=200), 3)
+            await asyncio.to_thread(server.post, "/drain")
+            await session.ended(received)
+            rest = await elsewhere.submit(0, attempt=1, max_tokens=200, output=received.tokens)
+            await elsewhere.ended(rest)
+            whole = await elsewhere.ended(await elsewhere.submit(1, seq=1, max_tokens=200))
+            assert received.tokens + rest.tokens == whole.tokens
+
+
+async def test_while_draining_the_replica_is_not_ready_and_refuses_sessions() -> None:
+    with ServerProcess(serve={"listen_seconds": 5.0}) as server:
+        assert server.post("/drain")[0] == 202
+        assert server.get("/readyz")[0] == 503
+        assert server.get("/livez")[0] == 200
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(server.session_url, subprotocols=[Subprotocol("sampler.v1")])
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["retry-after"]
+
+
+# -- start and end ---------------------------------------------------------------------------------
+
+
+_SERVE = """
+import sys
+from pathlib import Path
+from sampler_api.errors import ModelInvalid
+from sampler_server.engines.sim import SimEngine
+from sampler_server.serve import serve
+from sampler_server.settings import ServeSettings
+
+class Broken(SimEngine):
+    def start(self, sink):
+        raise ModelInvalid("config.json:\\nis missing")
+
+port, log, engine = int(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
+sys.exit(serve(ServeSettings(port=port, manage_port=0, termination_log=log), engine))
+"""
+
+
+def _serve(port: int, log: Path, engine: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", _SERVE, str(port), str(log), engine]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = _serve(port, tmp_path / "log", "SimEngine()")
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert str(port) in ended.stderr
+    assert (tmp_path / "log").read_text() == ended.stderr
+
+
+def test_an_engine_that_cannot_start_is_one_clear_line(tmp_path: Path) -> None:
+    ended = _serve(0, tmp_path / "log", "Broken()")
+    assert ended.returncode == 1
+    assert ended.stderr == "ModelInvalid: config.json: is missing\n"
+    assert (tmp_path / "log").read_text() == ended.stderr
+    assert ended.stdout == ""
+
+
+def test_two_engines_serve_and_a_dead_one_comes_back_alone() -> None:
+    """The supervisor in a process of its own."""
+    supervisor = Path(__file__).parent.parent / "supervised_servers.py"
+    process = subprocess.Popen(
+        [sys.executable, str(supervisor), "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=supervisor.parent.parent,
+    )
+    assert process.stdout is not None
+    lines: list[Any] = [json.loads(process.stdout.readline())]
+    try:
+        first, second = lines[0]["engines"]
+        os.kill(first["pid"], signal.SIGKILL)
+        watcher = threading.Thread(target=lambda: lines.append(_status_of(first, {first["pid"]})))
+        watcher.start()
+        watcher.join(20)
+        assert lines[1]["pid"] != first["pid"]
+        assert _status_of(second, set())["pid"] == second["pid"]
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+def _status_of(engine: dict[str, Any], old: set[int]) -> dict[str, Any]:
+    """``/status`` of an engine once another process than ``old`` answers."""
+    while True:
+        try:
+            url = f"http://127.0.0.1:{engine['manage_port']}/status"
+            with urllib.request.urlopen(url, timeout=5) as response:
+                status: dict[str, Any] = json.load(response)
+        except OSError:
+            continue
+        if status["ready"] and status["pid"] not in old:
+            return status

@@ -1,0 +1,1 @@
+"""The ``sampler`` command: one module a command, everything heavy imported when a command runs."""

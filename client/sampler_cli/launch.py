@@ -1,0 +1,271 @@
+"""From the options of ``sampler serve`` to an engine and a server that runs it."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sampler_api.errors import InvalidRequest, ModelInvalid, SamplerError
+
+if TYPE_CHECKING:
+    from sampler_server.engines.base import Engine
+    from sampler_server.hub import Hub
+    from sampler_server.settings import ServeSettings
+    from sampler_server.supervisor import EnginePorts
+
+__all__ = ["ServeOptions", "launch"]
+
+_USAGE = 2
+_FAILED = 1
+_LAST_PORT = 65535
+_ADAPTER_SECONDS = 600.0
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of ``sampler serve`` by their names; ``None`` leaves it to the engine."""
+
+    engine: str
+    model: str
+    model_name: str | None
+    host: str
+    port: int
+    manage_port: int
+    manage_host: str | None
+    engines: int
+    adapter_root: list[Path] | None
+    adapter_store: Path | None
+    token_file: Path | None
+    device: str | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    trust_remote_code: bool
+    batch_invariant: bool
+    threads: int | None
+    max_num_seqs: int | None
+    max_kv_tokens: int | None
+    max_model_len: int | None
+    max_adapters: int | None
+    max_lora_rank: int | None
+    drain_seconds: float
+    listen_seconds: float
+    orphan_seconds: float
+    stall_seconds: float
+    sim_prefill_rate: float
+    sim_decode_rate: float
+    sim_per_sequence: float
+    sim_jitter: float
+    sim_slow: float
+    sim_eos_rate: float
+    sim_ledger: Path | None
+    sim_fail_rate: float
+    sim_fail_token: int | None
+    sim_stall_after: int | None
+    log_level: str
+    announce: bool
+    sibling: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """An engine that has not started; the tokenizer files of its model; shapes of its modules."""
+
+    engine: "Engine"
+    tokenizer_files: Callable[[], Mapping[str, bytes]]
+    shapes: Mapping[str, tuple[int, int]] | None
+
+
+def launch(options: ServeOptions) -> int:
+    """Serve until the end; the exit code. A wrong option is one line on stderr and code 2."""
+    try:
+        settings = _settings(options)
+        # Also where other processes will run them: a wrong option is told once, and at once.
+        parts = _sim(options) if options.engine == "sim" else None
+        if options.engines > 1:
+            return _several(options)
+    except SamplerError as error:
+        print(f"sampler serve: {error.message}", file=sys.stderr)
+        return _USAGE
+    if parts is None:
+        try:
+            parts = _torch(options)
+        except InvalidRequest as error:
+            print(f"sampler serve: {error.message}", file=sys.stderr)
+            return _USAGE
+        except SamplerError as error:
+            from sampler_server.serve import report_end
+
+            report_end(settings, f"{type(error).__name__}: {error.message}")
+            return _FAILED
+    return _one(options, settings, parts)
+
+
+def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -> int:
+    from sampler_server.adapters import AdapterStore
+    from sampler_server.routes import openai, sample
+    from sampler_server.serve import serve
+
+    with tempfile.TemporaryDirectory(prefix="sampler-adapters-") as folder:
+        store_dir = options.adapter_store or Path(folder)
+
+        def store(hub: "Hub") -> AdapterStore:
+            info = hub.engine.info
+            return AdapterStore(
+                store_dir=store_dir,
+                roots=settings.adapter_roots,
+                engine=hub.engine,
+                shapes=parts.shapes,
+                max_adapters=info.max_adapters,
+                max_rank=info.max_lora_rank,
+                operation=lambda name: hub.operation(name, _ADAPTER_SECONDS),
+            )
+
+        return serve(
+            settings,
+            parts.engine,
+            adapters=None if options.max_adapters == 0 else store,
+            routers=[sample.router, openai.router],
+            tokenizer_files=parts.tokenizer_files,
+        )
+
+
+def _several(options: ServeOptions) -> int:
+    from sampler_server.supervisor import engine_ports, supervise
+
+    for name in ("port", "manage_port"):
+        if getattr(options, name) + options.engines - 1 > _LAST_PORT:
+            raise _wrong(name, f"{options.engines} engines from there on exceed port {_LAST_PORT}")
+    if abs(options.port - options.manage_port) < options.engines and options.port:
+        raise _wrong("manage_port", "overlaps the data ports of the engines")
+    engines = engine_ports(options.engines, options.host, options.port, options.manage_port)
+    arguments = sys.argv[1:]
+
+    def command(ports: "EnginePorts") -> list[str]:
+        # The last of a repeated option counts.
+        own = ["--engines", "1", "--port", str(ports.port), "--manage-port", str(ports.manage_port)]
+        own += [word for sibling in ports.siblings for word in ("--sibling", str(sibling))]
+        return [sys.executable, "-m", "sampler_cli.main", *arguments, *own, "--announce"]
+
+    chooses = 0 in (options.port, options.manage_port)
+    return supervise(engines, command, announce=chooses or options.announce)
+
+
+def _settings(options: ServeOptions) -> "ServeSettings":
+    from sampler_server.auth import Access
+    from sampler_server.settings import ServeSettings, StreamSettings
+
+    if options.log_level not in _LEVELS:
+        raise _wrong("log_level", f"must be one of {', '.join(_LEVELS)}, not {options.log_level!r}")
+    for root in options.adapter_root or ():
+        if not root.is_dir():
+            raise _wrong("adapter_root", f"there is no directory {str(root)!r}")
+    if options.adapter_store is not None and not options.adapter_store.is_dir():
+        raise _wrong("adapter_store", f"there is no directory {str(options.adapter_store)!r}")
+    Access.of_file(options.token_file)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    return ServeSettings(
+        host=options.host,
+        port=options.port,
+        manage_port=options.manage_port,
+        manage_host=options.manage_host,
+        model_name=options.model_name,
+        adapter_roots=tuple(root.resolve() for root in options.adapter_root or ()),
+        token_file=options.token_file,
+        siblings=tuple(options.sibling or ()),
+        drain_seconds=options.drain_seconds,
+        listen_seconds=options.listen_seconds,
+        stall_seconds=options.stall_seconds,
+        announce=options.announce,
+        streams=StreamSettings(lease_seconds=options.orphan_seconds),
+    )
+
+
+def _wrong(option: str, text: str) -> InvalidRequest:
+    return InvalidRequest(f"--{option.replace('_', '-')}: {text}", option)
+
+
+def _limits(options: ServeOptions) -> dict[str, int]:
+    """The limits that were given, by the names that the engines' settings share."""
+    limits = {
+        "slots": options.max_num_seqs,
+        "kv_tokens": options.max_kv_tokens,
+        "context_limit": options.max_model_len,
+        "max_adapters": options.max_adapters,
+        "max_lora_rank": options.max_lora_rank,
+    }
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def _sim(options: ServeOptions) -> EngineParts:
+    from sampler_server.engines.sim import SimEngine, SimSettings, tokenizer_files
+    from sampler_server.engines.sim.latency import LatencyModel
+    from sampler_server.engines.sim.settings import SimFaults
+
+    try:
+        limits: dict[str, Any] = _limits(options)
+        settings = SimSettings(
+            model=options.model,
+            eos_rate=options.sim_eos_rate,
+            latency=LatencyModel(
+                options.sim_prefill_rate,
+                options.sim_decode_rate,
+                options.sim_per_sequence,
+                options.sim_jitter,
+                options.sim_slow,
+            ),
+            faults=SimFaults(
+                options.sim_fail_rate, options.sim_fail_token, options.sim_stall_after
+            ),
+            ledger=options.sim_ledger,
+            **limits,
+        )
+    except InvalidRequest as error:
+        raise _wrong(f"sim_{error.field}", error.message.partition(": ")[2]) from None
+    return EngineParts(SimEngine(settings), tokenizer_files, None)
+
+
+def _torch(options: ServeOptions) -> EngineParts:
+    from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
+    from sampler_server.engines.torch import TorchEngine, TorchOptions
+
+    directory = _directory(options.model)
+    limits: dict[str, Any] = _limits(options)
+    torch_options = TorchOptions(
+        directory,
+        device=options.device,
+        dtype=options.dtype,
+        batch_invariant=options.batch_invariant,
+        trust_remote_code=options.trust_remote_code,
+        threads=options.threads,
+        base_digest=base_digest(directory),
+        name=options.model,
+        **limits,
+    )
+    return EngineParts(
+        TorchEngine(torch_options),
+        lambda: tokenizer_files(directory),
+        linear_shapes(directory),
+    )
+
+
+def _directory(model: str) -> Path:
+    """Where the files of a directory or hub id are. Raises InvalidRequest, ModelInvalid."""
+    from sampler_server.samplers import model_directory
+
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        raise _wrong("model", f"there is no directory {model!r}")
+    try:
+        directory = model_directory(Path(model).expanduser() if model.startswith("~") else model)
+    except (OSError, ValueError) as error:
+        # The hub's client says the same thing on many lines.
+        reason = str(error).partition("\n")[0]
+        raise ModelInvalid(f"model {model!r} is not to be had: {reason}", "model") from error
+    assert directory is not None
+    return directory

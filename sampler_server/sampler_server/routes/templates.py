@@ -1,0 +1,63 @@
+"""The chat template of the served model, for requests that bring messages or text."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler_api.errors import Unsupported
+from sampler_core.inputs import prompt_ids
+from sampler_core.template import Template
+
+from ..hub import Hub
+
+__all__ = ["ServedTemplate"]
+
+
+class ServedTemplate:
+    """Template of one hub's tokenizer files; loaded in a thread when the first text comes."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._lock = asyncio.Lock()
+        self._template: Template | None = None
+        self._special_ids: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, state: Any) -> "ServedTemplate":
+        """The one of an application, made when it is first asked for."""
+        found = getattr(state, "served_template", None)
+        if found is None:
+            found = state.served_template = cls(state.hub)
+        assert isinstance(found, cls)
+        return found
+
+    async def load(self) -> Template:
+        """The template. Raises Unsupported when the model has no tokenizer."""
+        served = self._hub.tokenizer
+        if served is None:
+            raise Unsupported(
+                "messages: this replica serves a model without a tokenizer; give token ids",
+                "messages",
+            )
+        async with self._lock:
+            if self._template is None:
+                template = Template.from_files(served.files)
+                # Loading imports a large library and reads files.
+                ids = await asyncio.to_thread(lambda: template.tokenizer.all_special_ids)
+                self._special_ids = frozenset(int(i) for i in ids)
+                self._template = template
+        return self._template
+
+    async def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        await self.load()
+        return self._special_ids
+
+    async def prompt_ids(self, item: dict[str, Any]) -> NDArray[np.int32]:
+        """Prompt i32 [P] of messages or of a ``prompt`` text. Raises InvalidRequest."""
+        template = await self.load()
+        encoded = await asyncio.to_thread(template.encode, item, True)
+        card = self._hub.card
+        return prompt_ids({"input_ids": encoded["input_ids"]}, card.vocab_size, card.context_limit)

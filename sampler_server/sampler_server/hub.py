@@ -81,6 +81,10 @@ class Adapters(Protocol):
         """Digests that can be served now, with the name each was asked for by."""
         ...
 
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        ...
+
 
 class Batch:
     """Streams of one revision on their way into the engine."""
@@ -171,6 +175,8 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.adapters is not None:
+            await self.adapters.close()
 
     @property
     def is_open(self) -> bool:

@@ -135,6 +135,11 @@ class LocalBackend:
         return self._hub
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The hub's loop."""
+        return self._loop
+
+    @property
     def is_ready(self) -> bool:
         """``card`` would not block."""
         return self._hub.is_open

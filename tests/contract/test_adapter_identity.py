@@ -35,17 +35,15 @@ def lora_model(**values: Any) -> Any:
 
 
 # The directory of this kind was saved without the output layer's own weight, a PeftModel's has it.
-@pytest.mark.parametrize("adapter_kind", sorted(set(KINDS) - {"lm_head"}))
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"lm_head"}))
 def test_a_directory_its_model_and_its_state_dict_have_one_digest(
-    adapter_kind: str, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
-    directory = tiny_adapter(adapter_kind)
+    directory = tiny_adapter(name)
     model = peft.PeftModel.from_pretrained(base(), directory)
     taken = snapshot_adapter(directory)
     assert snapshot_adapter(model).digest == taken.digest
-    state = peft.get_peft_model_state_dict(
-        model, save_embedding_layers=adapter_kind == "embeddings"
-    )
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=name == "embeddings")
     assert snapshot_adapter(state, model.peft_config["default"]).digest == taken.digest
     write_snapshot(taken, tmp_path / "x")
     assert snapshot_adapter(tmp_path / "x").digest == taken.digest

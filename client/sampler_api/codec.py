@@ -1,18 +1,18 @@
 """Frames to bytes and back. Pure; a malformed frame raises ProtocolError and nothing else.
 
-The cost that matters is the client's: :func:`scatter` appends every delta of a frame to its
-sequence with two slices of one memoryview, so a token costs a copy of eight bytes and no Python
-object.
+The cost that matters is the client's: :func:`scatter` gives every sequence of a frame its slices of
+the frame's bytes, which are joined once when the sequence is read, so a token costs two copies of
+eight bytes and no Python object.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from .columns import Columns
+from .columns import Chunks
 from .errors import ProtocolError
 from .frames import (
     Block,
@@ -43,7 +43,7 @@ _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
 _server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
-_FORMAT = {1: "B", 2: "H", 4: "I"}
+_FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
 def encode_frame(header: Header, columns: Sequence[Buffer] = ()) -> bytes:
@@ -196,7 +196,7 @@ class DeltaWriter:
 class Receiver(Protocol):
     """What a handle stands for at the client: anything with columns."""
 
-    columns: Columns
+    columns: Chunks
 
 
 R = TypeVar("R", bound=Receiver)
@@ -233,24 +233,26 @@ def scatter(
         counts = columns[a:b].cast(_FORMAT[cw]).tolist()
         if sum(counts) != tokens:
             raise ProtocolError("frame: counts do not add up to the block's tokens")
-        plans.append((k, handles, counts, bytes(columns[b:c]), c, tokens))
         position += size
+        # Slices of bytes are cheaper than those of a view, and keep no frame alive.
+        plans.append((k, handles, counts, bytes(columns[b:c]), bytes(columns[c:position])))
     touched: list[R] = []
     ended: list[tuple[int, int]] = []
     get = receivers.get
-    for k, handles, counts, flags, at, tokens in plans:
+    for k, handles, counts, flags, data in plans:
         if k > 1:
-            _scatter_top(k, handles, counts, columns[at:], tokens, receivers, touched)
+            _scatter_top(k, handles, counts, data, receivers, touched)
         else:
-            shift = tokens * 4
+            at = 0
+            shift = len(data) >> 1
             for handle, count in zip(handles, counts, strict=True):
                 end = at + count * 4
                 receiver = get(handle)
                 if receiver is not None and count:
                     into = receiver.columns
-                    into.tokens += columns[at:end]
+                    into.token_parts.append(data[at:end])
                     if k:
-                        into.logprobs += columns[at + shift : end + shift]
+                        into.value_parts.append(data[at + shift : end + shift])
                     touched.append(receiver)
                 at = end
         if any(flags):
@@ -262,22 +264,21 @@ def _scatter_top(
     k: int,
     handles: list[int],
     counts: list[int],
-    columns: memoryview,
-    tokens: int,
+    data: bytes,
     receivers: Mapping[int, R],
     touched: list[R],
 ) -> None:
-    ids_at = tokens * 4
-    values_at = ids_at + tokens * 4 * k
+    ids_at = sum(counts) * 4
+    values_at = ids_at * (1 + k)
     done = 0
     for handle, count in zip(handles, counts, strict=True):
-        end = done + count
+        end = done + count * 4
         receiver = receivers.get(handle)
         if receiver is not None and count:
             into = receiver.columns
-            into.tokens += columns[done * 4 : end * 4]
-            into.top_ids += columns[ids_at + done * 4 * k : ids_at + end * 4 * k]
-            into.top_logprobs += columns[values_at + done * 4 * k : values_at + end * 4 * k]
+            into.token_parts.append(data[done:end])
+            into.id_parts.append(data[ids_at + done * k : ids_at + end * k])
+            into.value_parts.append(data[values_at + done * k : values_at + end * k])
             touched.append(receiver)
         done = end
 

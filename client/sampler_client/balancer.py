@@ -8,18 +8,21 @@ Where credit has run out, the next in order is taken: no replica idles while wor
 that come apart in time still find each other, since the order depends on the key alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Candidate", "order", "pick", "salt_of"]
+__all__ = ["Candidate", "Order", "pick", "salt_of"]
 
 RELATIVE_EXCESS = 1.25
 ABSOLUTE_EXCESS_TOKENS = 4096
 
 _MASK = (1 << 64) - 1
 _VECTORISE_FROM = 24
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class Candidate(Protocol):
@@ -48,25 +51,48 @@ def _score(key: int, salt: int) -> int:
     return x ^ (x >> 31)
 
 
-def order(key: int, salts: Sequence[int]) -> list[int]:
-    """Indices of the replicas in the order that ``key`` prefers them."""
-    if len(salts) < _VECTORISE_FROM:
-        return sorted(range(len(salts)), key=lambda i: _score(key, salts[i]), reverse=True)
-    x = np.asarray(salts, np.uint64) ^ np.uint64(key & _MASK)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    best: list[int] = np.argsort(x)[::-1].tolist()
-    return best
+class Order:
+    """Replicas by their salts, to be put in the order that a key prefers them."""
+
+    __slots__ = ("_salts", "_table")
+
+    def __init__(self, salts: Iterable[int]) -> None:
+        self._salts = list(salts)
+        self._table: NDArray[np.uint64] | None = None
+        if len(self._salts) >= _VECTORISE_FROM:
+            self._table = np.array(self._salts, np.uint64)
+
+    def of(self, key: int) -> Iterator[int]:
+        """Indices of the replicas, best first; the later ones are computed when asked for."""
+        table = self._table
+        if table is None:
+            scores = [_score(key, salt) for salt in self._salts]
+            if scores:
+                yield scores.index(max(scores))
+                yield from sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[1:]
+            return
+        x = table ^ np.uint64(key & _MASK)
+        x ^= x >> _SHIFTS[0]
+        x *= _FACTORS[0]
+        x ^= x >> _SHIFTS[1]
+        x *= _FACTORS[1]
+        x ^= x >> _SHIFTS[2]
+        yield int(x.argmax())
+        yield from x.argsort()[::-1].tolist()[1:]
 
 
 def pick(
-    key: int, candidates: Sequence[Candidate], sequences: int, tokens: int, total_load: int
+    key: int,
+    candidates: Sequence[Candidate],
+    order: Order,
+    sequences: int,
+    tokens: int,
+    total_load: int,
 ) -> int | None:
     """Index of the replica for a group of ``sequences`` and ``tokens``; ``None`` when none has
     room.
 
-    ``total_load`` is the sum of ``load_tokens``.
+    ``order`` is of the candidates' salts, ``total_load`` the sum of their ``load_tokens``.
     """
     number = len(candidates)
     if number == 1:
@@ -76,7 +102,7 @@ def pick(
     mean = total_load / number
     bound = max(mean * RELATIVE_EXCESS, mean + ABSOLUTE_EXCESS_TOKENS)
     spill: int | None = None
-    for index in order(key, [candidate.salt for candidate in candidates]):
+    for index in order.of(key):
         candidate = candidates[index]
         if candidate.has_room(sequences, tokens):
             if candidate.load_tokens <= bound:

@@ -15,22 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
     AdapterError,
-    Busy,
-    Draining,
-    EngineFailed,
-    NoReplica,
-    PoisonRequest,
     ProtocolError,
     RevisionGone,
     SamplerClosed,
     SamplerError,
-    UnknownRequest,
-    error_from_wire,
 )
 from sampler_api.frames import (
     ABORT,
     ERROR,
-    FLAG_OF_REASON,
     HANDED_OVER,
     LENGTH,
     RUNNING,
@@ -42,9 +34,10 @@ from sampler_api.frames import (
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
-from sampler_core.stops import end_of
 
-from .balancer import pick
+from .balancer import Order, pick
+from .endings import close_segment, count_death, end_if_complete, error_of, note_error
+from .quarantine import Quarantine, is_suspect
 from .replica import Replica
 from .settings import ClientSettings
 
@@ -54,8 +47,9 @@ log = logging.getLogger("sampler_client")
 
 Item = tuple[Group, Sequence[ChildWork]]
 
-_POISON_FAILURES = 3
 _EXPECTED_TOKENS = 256.0
+_EARLY_DEATH_SECONDS = 10.0
+_COMPACT_FROM = 1024
 
 
 class Dispatcher:
@@ -67,11 +61,23 @@ class Dispatcher:
         self.ticks = 0
         self._wake = wake
         self._backlog: deque[Item] = deque()
+        self._parked: list[Item] = []
+        self._quarantine = Quarantine()
         self._waiting = 0
+        self._cancelled = 0
+        """Children that were cancelled while they waited and still stand in the backlog."""
+        self._ready: list[Replica] = []
+        self._order = Order(())
+        self._base: str | None = None
+        """The base that all ready replicas serve; None when they differ."""
         self._next_seq = 0
         self._expected = _EXPECTED_TOKENS
-        self._stale: dict[str, list[CancelId]] = {}
+        self._stale: dict[str, tuple[str, list[CancelId]]] = {}
         self._unserved_since: dict[str, int] = {}
+        self._is_closed = False
+
+    def _ticks_of(self, seconds: float) -> int:
+        return max(1, round(seconds / self.settings.tick))
 
     # -- work comes in -----------------------------------------------------------------------------
 
@@ -82,83 +88,110 @@ class Dispatcher:
             self._next_seq += 1
             self._backlog.append((group, group.children))
             self._waiting += len(group.children)
+        if self._is_closed:
+            self.close()
         self.pump()
 
     def cancel(self, groups: Iterable[Group]) -> None:
         """End groups; what has arrived stays in their columns."""
-        ended = {id(child): child for g in groups for child in g.children if child.flag == RUNNING}
-        if not ended:
-            return
-        for replica in self.replicas.values():
-            for handle in [h for h, child in replica.children.items() if id(child) in ended]:
-                self._cut(replica, handle)
-        for child in ended.values():
-            child.group.end_child(child, ABORT)
-        kept = [
-            (group, left)
-            for group, children in self._backlog
-            if (left := [child for child in children if child.flag == RUNNING])
-        ]
-        self._backlog = deque(kept)
-        self._waiting = sum(len(children) for _, children in kept)
+        for group in groups:
+            for child in group.children:
+                if child.flag == RUNNING:
+                    self._cancel(child)
+                    group.end_child(child, ABORT)
+        if self._cancelled > _COMPACT_FROM + self._waiting:
+            self._backlog = deque(i for i in map(_alive, [*self._parked, *self._backlog]) if i[1])
+            self._parked = []
+            self._cancelled = 0
         self.pump()
 
-    def _cut(self, replica: Replica, handle: int) -> None:
-        """Stop listening to a stream; its handle is free once the server has confirmed."""
-        child = replica.drop(handle)
-        if child is not None:
-            self._close_segment(child, replica, "cancelled")
-            replica.cancel(handle)
-            self._wake(replica)
+    def _cancel(self, child: ChildWork) -> None:
+        handle = child.handle
+        if handle < 0:
+            if not is_suspect(child):
+                self._waiting -= 1
+                self._cancelled += 1
+            return
+        for replica in self.replicas.values():
+            if replica.children.get(handle) is child:
+                replica.drop(handle)
+                close_segment(child, replica.name, "cancelled")
+                replica.cancel(handle)
+                self._wake(replica)
+                return
 
     # -- dispatch ----------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Give waiting groups to replicas as long as credit lasts."""
+        if self._quarantine:
+            for replica, child in self._quarantine.admit(self.replicas.values()):
+                self._give(replica, child.group, [child], self._cost(child.group))
         backlog = self._backlog
-        if backlog:
-            ready = [r for r in self.replicas.values() if r.is_usable]
-            total = sum(r.load_tokens for r in ready)
-            parked: list[Item] = []
-            while backlog:
-                group, children = backlog[0]
-                usable = ready
-                if any(r.hello.card.base != group.ref.base for r in ready) or any(
-                    child.refused_by for child in children
-                ):
-                    usable = self._able(ready, group, children)
-                if not usable:
-                    parked.append(backlog.popleft())
+        if not (backlog or self._parked):
+            return
+        ready = [r for r in self.replicas.values() if r.is_usable]
+        if ready != self._ready:
+            self._set_ready(ready)
+        total = sum(r.load_tokens for r in ready)
+        while backlog and ready:
+            group, children = backlog[0]
+            if self._cancelled:
+                alive = [child for child in children if child.flag == RUNNING]
+                self._cancelled -= len(children) - len(alive)
+                children = alive
+                if not children:
+                    backlog.popleft()
                     continue
-                number = len(children)
-                cost = self._cost(group)
-                chosen = pick(group.key, usable, number, cost * number, total)
-                if chosen is None:
-                    break
-                backlog.popleft()
-                self._waiting -= number
-                replica = usable[chosen]
-                ticks = self.ticks
-                for child in children:
-                    child.seen = ticks
-                replica.submit(group, children, cost)
-                total += cost * number
-            for item in reversed(parked):
-                backlog.appendleft(item)
-        for replica in self.replicas.values():
-            if replica.is_dirty:
-                self._wake(replica)
+            usable, order = ready, self._order
+            # Only an attempt that follows another one can have been refused somewhere.
+            if group.ref.base != self._base or children[0].attempt:
+                usable = self._able(group, children)
+                if not usable:
+                    backlog.popleft()
+                    if children[0].flag == RUNNING:
+                        self._parked.append((group, children))
+                    else:
+                        self._waiting -= len(children)
+                    continue
+                if len(usable) != len(ready):
+                    order = Order(r.salt for r in usable)
+            number = len(children)
+            cost = self._cost(group)
+            chosen = pick(group.key, usable, order, number, cost * number, total)
+            if chosen is None:
+                break
+            backlog.popleft()
+            self._waiting -= number
+            total += cost * number
+            self._give(usable[chosen], group, children, cost)
+
+    def _give(
+        self, replica: Replica, group: Group, children: Sequence[ChildWork], cost: int
+    ) -> None:
+        ticks = self.ticks
+        for child in children:
+            child.seen = child.since = ticks
+        replica.submit(group, children, cost)
+        self._wake(replica)
+
+    def _set_ready(self, ready: list[Replica]) -> None:
+        """Other replicas take work now; so may be some that nobody could serve before."""
+        self._ready = ready
+        self._order = Order(r.salt for r in ready)
+        bases = {r.hello.card.base for r in ready}
+        self._base = bases.pop() if len(bases) == 1 else None
+        self._backlog.extendleft(reversed(self._parked))
+        self._parked = []
 
     def _cost(self, group: Group) -> int:
         wanted = group.params.max_tokens
         expected = self._expected if wanted is None else min(wanted, self._expected)
         return len(group.prompt_ids) + int(expected)
 
-    def _able(
-        self, ready: list[Replica], group: Group, children: Sequence[ChildWork]
-    ) -> list[Replica]:
-        """Replicas that serve the group's base and have not refused it."""
-        of_base = [r for r in ready if r.hello.card.base == group.ref.base]
+    def _able(self, group: Group, children: Sequence[ChildWork]) -> list[Replica]:
+        """Ready replicas that serve the group's base and have not refused it."""
+        of_base = [r for r in self._ready if r.hello.card.base == group.ref.base]
         refused = frozenset[str]().union(*(child.refused_by for child in children))
         able = [r for r in of_base if r.incarnation not in refused]
         if able or not of_base:
@@ -189,39 +222,47 @@ class Dispatcher:
         incarnation."""
         self.replicas[replica.url] = replica
         replica.is_connected = True
-        stale = self._stale.pop(replica.incarnation, None)
-        if stale:
+        incarnation, stale = self._stale.pop(replica.url, ("", []))
+        if incarnation == replica.incarnation:
             replica.forget(stale)
         for child in lost:
             if child.flag == RUNNING:
                 child.seen = self.ticks
                 replica.join(child)
+            else:
+                replica.forget([_id(child)])
         self.pump()
 
     def disconnected(self, replica: Replica) -> list[ChildWork]:
         """The session broke; returns what was in flight, which the caller rejoins or moves."""
         replica.is_connected = False
-        return [child for child in replica.drop_session() if child.flag == RUNNING]
+        return replica.drop_session()
 
     def move(self, replica: Replica, children: Sequence[ChildWork], is_dead: bool) -> None:
         """Continue streams elsewhere; ``is_dead``: their process has ended, not only the
         connection."""
         if self.replicas.get(replica.url) is replica and not replica.is_connected:
             del self.replicas[replica.url]
-        if not is_dead:
-            stale = self._stale.setdefault(replica.incarnation, [])
-            stale += [CancelId(c.group.seq, c.k, c.attempt) for c in children]
+        # Should the process live after all, it is told when it is reached again.
+        incarnation, stale = self._stale.get(replica.url, ("", []))
+        known = stale if incarnation == replica.incarnation else []
+        stale = [*known, *map(_id, children)]
+        self._stale[replica.url] = replica.incarnation, stale
+        early = self._ticks_of(_EARLY_DEATH_SECONDS)
+        going: list[ChildWork] = []
         for child in children:
-            if is_dead:
-                made_progress = len(child.columns) > child.started
-                child.failures = 0 if made_progress else child.failures + 1
-            self._close_segment(child, replica, "lost")
-        self._requeue(children)
+            if child.flag == RUNNING and (
+                not is_dead or count_death(child, self.ticks - child.since <= early)
+            ):
+                close_segment(child, replica.name, "lost")
+                going.append(child)
+        self._requeue(going)
         self.pump()
 
     def forget(self, url: str) -> None:
         """An endpoint has left the fleet."""
         self.replicas.pop(url, None)
+        self._stale.pop(url, None)
         self.pump()
 
     def frame(self, replica: Replica, data: bytes) -> None:
@@ -229,11 +270,11 @@ class Dispatcher:
         frame, columns = decode_server(data)
         if not isinstance(frame, ServerFrame):
             raise ProtocolError("frame: a second welcome")
-        replica.seen = self.ticks
+        ticks = self.ticks
+        replica.seen = ticks
         children = replica.children
         if frame.blocks or frame.prompts:
             touched, ended, position = scatter(frame.blocks, columns, children)
-            ticks = self.ticks
             for child in touched:
                 child.seen = ticks
             for scores in prompt_columns(frame.prompts, columns[position:]):
@@ -248,7 +289,7 @@ class Dispatcher:
         for beat in frame.beats:
             alive = children.get(beat.handle)
             if alive is not None:
-                alive.seen = self.ticks
+                alive.seen = ticks
         if frame.grant is not None:
             replica.take_grant(frame.grant)
         if frame.load is not None:
@@ -256,6 +297,8 @@ class Dispatcher:
         if frame.draining:
             replica.is_draining = True
         self.pump()
+        if replica.is_dirty:
+            self._wake(replica)
 
     # -- streams end or break ----------------------------------------------------------------------
 
@@ -270,6 +313,7 @@ class Dispatcher:
             if child is None:
                 continue
             detail = details.get(handle)
+            is_reproducible = detail is None or not detail.not_reproducible
             if flag in (STOP, LENGTH):
                 replica.ack(handle)
                 group = child.group
@@ -278,99 +322,55 @@ class Dispatcher:
                 if revision is None:
                     revision = revisions[id(ref)] = Revision(ref.base, ref.adapter)
                 end = len(child.columns)
-                segment = Segment(name, revision, child.started, end, "finished")
+                segment = Segment(name, revision, child.started, end, "finished", is_reproducible)
                 child.segments = (*child.segments, segment)
                 self._expected += (end - self._expected) * 0.01
                 group.end_child(child, flag, matched=detail.matched if detail else None)
-            elif self._take_broken(replica, child, flag, detail):
+            elif flag in (HANDED_OVER, ABORT):
+                # An abort that nobody here asked for: an orphan lease, or an operator.
+                ended_by = "drained" if flag == HANDED_OVER else "cancelled"
+                close_segment(child, name, ended_by, is_reproducible)
                 broken.append(child)
+            else:
+                error = error_of(detail)
+                close_segment(child, name, error.code, is_reproducible)
+                if note_error(child, error, replica.incarnation):
+                    broken.append(child)
         if broken:
             self._requeue(broken)
-
-    def _take_broken(
-        self, replica: Replica, child: ChildWork, flag: int, detail: Detail | None
-    ) -> bool:
-        """Whether the stream goes on elsewhere; otherwise it has ended with its error."""
-        if flag == HANDED_OVER:
-            self._close_segment(child, replica, "drained")
-            return True
-        if flag == ABORT:
-            # Nobody here cancelled it: an orphan lease or an operator did.
-            self._close_segment(child, replica, "cancelled")
-            return True
-        code = detail.code if detail and detail.code else EngineFailed.code
-        error = error_from_wire(code, detail.message if detail else "", detail and detail.field)
-        self._close_segment(child, replica, code)
-        if not error.retryable:
-            child.group.end_child(child, ERROR, error=error)
-            return False
-        if not isinstance(error, UnknownRequest | Busy | Draining):
-            child.refused_by |= {replica.incarnation}
-            child.last_error = error
-        if isinstance(error, EngineFailed):
-            child.failures += 1
-            if child.failures >= _POISON_FAILURES:
-                poison = PoisonRequest(
-                    f"engines failed on this input {child.failures} times, last: {error}"
-                )
-                child.group.end_child(child, ERROR, error=poison)
-                return False
-        return True
-
-    def _close_segment(self, child: ChildWork, replica: Replica, ended: str) -> None:
-        end = len(child.columns)
-        ref = child.group.ref
-        if end > child.started:
-            revision = Revision(ref.base, ref.adapter)
-            segment = Segment(replica.name, revision, child.started, end, ended)
-            child.segments = (*child.segments, segment)
-            child.started = end
 
     def _requeue(self, children: Sequence[ChildWork]) -> None:
         """Put broken streams before everything that has not begun, siblings together."""
         by_group: dict[int, tuple[Group, list[ChildWork]]] = {}
+        card = next(iter(self.replicas.values())).hello.card if self.replicas else None
         for child in children:
-            group = child.group
-            if child.flag != RUNNING or self._is_complete(child):
+            if card is not None and end_if_complete(child, card):
                 continue
+            group = child.group
             child.attempt += 1
-            by_group.setdefault(group.seq, (group, []))[1].append(child)
+            child.handle = -1
+            if is_suspect(child):
+                self._quarantine.add(child)
+            else:
+                by_group.setdefault(group.seq, (group, []))[1].append(child)
         for seq in sorted(by_group, reverse=True):
             group, siblings = by_group[seq]
             self._backlog.appendleft((group, siblings))
             self._waiting += len(siblings)
-
-    def _is_complete(self, child: ChildWork) -> bool:
-        """What has arrived may be the whole sequence, its last word lost."""
-        if not len(child.columns):
-            return False
-        card = next(iter(self.replicas.values())).hello.card if self.replicas else None
-        if card is None:
-            return False
-        group = child.group
-        room = card.context_limit - len(group.prompt_ids)
-        end = end_of(child.columns.token_ids, group.params, card.eos_ids, room)
-        if end is None:
-            return False
-        length, reason, matched = end
-        child.columns.truncate(length)
-        group.end_child(child, FLAG_OF_REASON[reason], matched=matched)
-        return True
 
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> list[Replica]:
         """One alive second has passed; returns replicas whose session is silent for too long."""
         self.ticks += 1
-        settings = self.settings
-        silence = max(1, round(settings.silence_timeout / settings.tick))
+        silence = self._ticks_of(self.settings.silence_timeout)
         silent = [
             r for r in self.replicas.values() if r.is_connected and self.ticks - r.seen > silence
         ]
-        patience = max(1, round(settings.progress_timeout / settings.tick))
+        patience = self._ticks_of(self.settings.progress_timeout)
         if self.ticks % max(1, patience // 12) == 0:
             self._move_stuck(patience)
-        self._fail_gone(max(1, round(settings.gone_timeout / settings.tick)))
+        self._fail_gone(self._ticks_of(self.settings.gone_timeout))
         return silent
 
     def _move_stuck(self, patience: int) -> None:
@@ -382,48 +382,58 @@ class Dispatcher:
                 if child is not None:
                     replica.cancel(handle)
                     child.refused_by |= {replica.incarnation}
-                    self._close_segment(child, replica, "progress_timeout")
+                    close_segment(child, replica.name, "progress_timeout")
                     moved.append(child)
             if moved:
                 log.warning("%s: %d streams without progress, moving them", replica.url, len(moved))
                 self._requeue(moved)
+                self._wake(replica)
         self.pump()
 
     def _fail_gone(self, patience: int) -> None:
         served = {r.hello.card.base for r in self.replicas.values()}
-        if not served or not self._backlog:
-            self._unserved_since.clear()
-            return
-        wanted = {group.ref.base for group, _ in self._backlog}
-        for base in list(self._unserved_since):
-            if base in served or base not in wanted:
-                del self._unserved_since[base]
-        for base in wanted - served:
-            if self.ticks - self._unserved_since.setdefault(base, self.ticks) > patience:
-                gone = RevisionGone(f"no replica has served {base} for {patience} seconds")
-                self._fail(lambda group, base=base: group.ref.base == base, gone)  # type: ignore[misc]
+        wanted = {group.ref.base for group, _ in (*self._parked, *self._backlog)}
+        wanted |= self._quarantine.bases()
+        gone = wanted - served if served else set[str]()
+        self._unserved_since = {b: self._unserved_since.get(b, self.ticks) for b in gone}
+        for base, since in self._unserved_since.items():
+            if self.ticks - since > patience:
+                seconds = self.settings.gone_timeout
+                error = RevisionGone(f"no replica has served {base} for {seconds:g} seconds")
+                self._fail(lambda group, base=base: group.ref.base == base, error)  # type: ignore[misc]
 
     def _fail(self, concerns: Callable[[Group], bool], error: SamplerError) -> None:
-        items = [item for item in self._backlog if concerns(item[0])]
-        self._backlog = deque(item for item in self._backlog if not concerns(item[0]))
+        items = [*self._parked, *self._backlog]
+        self._parked = []
+        self._backlog = deque(item for item in items if not concerns(item[0]))
+        ended = self._quarantine.take(lambda child: concerns(child.group))
         for group, children in items:
-            self._waiting -= len(children)
-            for child in children:
-                group.end_child(child, ERROR, error=type(error)(error.message, error.field))
+            if concerns(group):
+                alive = [child for child in children if child.flag == RUNNING]
+                self._cancelled -= len(children) - len(alive)
+                self._waiting -= len(alive)
+                ended += alive
+        for child in ended:
+            child.group.end_child(child, ERROR, error=type(error)(error.message, error.field))
 
-    def fail_waiting(self, error: NoReplica | SamplerError) -> None:
+    def fail_waiting(self, error: SamplerError) -> None:
         """No endpoint has ever answered: everything that waits fails."""
         self._fail(lambda _: True, error)
 
     def close(self) -> None:
-        """End everything."""
+        """End everything, and whatever else is submitted."""
+        self._is_closed = True
         error = SamplerClosed("the sampler was closed")
         running = [c for r in self.replicas.values() for c in r.children.values()]
         for child in running:
             child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing waits."""
-        return not self._backlog
+
+def _id(child: ChildWork) -> CancelId:
+    return CancelId(child.group.seq, child.k, child.attempt)
+
+
+def _alive(item: Item) -> Item:
+    group, children = item
+    return group, [child for child in children if child.flag == RUNNING]

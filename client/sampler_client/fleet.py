@@ -232,13 +232,16 @@ class _Worker:
             self._loop.run_until_complete(self._main())
         finally:
             self._loop.close()
+            # What came in since cannot be posted any more; it fails here.
+            self._take_inbox()
 
     async def _main(self) -> None:
         watcher = asyncio.create_task(self._watch())
         ticker = asyncio.create_task(self._tick())
         stop = asyncio.create_task(self._stop.wait())
+        tasks: list[asyncio.Task[Any]] = [watcher, ticker, stop]
         try:
-            await asyncio.wait({watcher, ticker, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in (watcher, ticker):
                 if task.done():
                     task.result()
@@ -253,7 +256,7 @@ class _Worker:
             for connection, _ in self._connections.values():
                 connection.abandon()
             self.dispatcher.close()
-            tasks = [watcher, ticker, stop, *(task for _, task in self._connections.values())]
+            tasks += [task for _, task in self._connections.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

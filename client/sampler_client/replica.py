@@ -42,6 +42,8 @@ class Replica:
         self.load = Load()
         self.is_draining = False
         self.is_connected = False
+        self.reserved_for: ChildWork | None = None
+        """The one sequence that may run here now; see ``quarantine``."""
         self.seen = 0
         self.children: dict[int, ChildWork] = {}
         self.inflight_tokens = 0
@@ -54,7 +56,7 @@ class Replica:
     @property
     def is_usable(self) -> bool:
         """New work may go there."""
-        return self.is_connected and not self.is_draining
+        return self.is_connected and not self.is_draining and self.reserved_for is None
 
     @property
     def name(self) -> str:
@@ -111,6 +113,7 @@ class Replica:
             handle = self._next_handle
             self._next_handle += 1
         self.children[handle] = child
+        child.handle = handle
         child.cost = cost
         self.inflight_tokens += cost
         self.load_tokens += cost
@@ -140,8 +143,7 @@ class Replica:
                 Child(self._handle(child, cost), child.k, child.attempt, child.seed, length)
             )
             if length:
-                # A copy: the columns grow while the frame waits.
-                self._output_columns.append(bytes(child.columns.tokens))
+                self._output_columns.append(child.columns.tokens)
         prompt = group.prompt_ids
         frame.submits.append(
             Submit(group.seq, len(frame.prompts), params, revision, rows, group.is_interactive)
@@ -174,8 +176,7 @@ class Replica:
         child = self.children.pop(handle, None)
         if child is not None:
             self._dropped.add(handle)
-            self.inflight_tokens -= child.cost
-            self.load_tokens -= child.cost
+            self._count_out(child)
         return child
 
     def release(self, handle: int) -> ChildWork | None:
@@ -183,12 +184,17 @@ class Replica:
         child = self.children.pop(handle, None)
         if child is not None:
             self._free.append(handle)
-            self.inflight_tokens -= child.cost
-            self.load_tokens -= child.cost
+            self._count_out(child)
         elif handle in self._dropped:
             self._dropped.discard(handle)
             self._free.append(handle)
         return child
+
+    def _count_out(self, child: ChildWork) -> None:
+        self.inflight_tokens -= child.cost
+        self.load_tokens -= child.cost
+        if child is self.reserved_for:
+            self.reserved_for = None
 
     def ack(self, handle: int) -> None:
         """The columns of a finished stream have arrived."""
@@ -217,6 +223,7 @@ class Replica:
         self._next_handle = 0
         self.inflight_tokens = 0
         self.load_tokens = 0
+        self.reserved_for = None
         self.grant = _NO_GRANT
         self._reset()
         return lost

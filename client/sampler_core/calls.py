@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sampler_api.columns import Columns
+from sampler_api.columns import Chunks
 from sampler_api.errors import EngineFailed, SamplerError
 from sampler_api.frames import REASON_OF_FLAG
 from sampler_api.logprobs import LogprobRow, LogprobRows
@@ -137,19 +137,18 @@ def respond(group: Group, view: SequenceView, revision: Revision) -> SampleRespo
 def _sequence(child: ChildWork, view: SequenceView, revision: Revision) -> SampledSequence:
     columns = child.columns
     reason: StopReason = REASON_OF_FLAG[child.flag]
-    rows: LogprobRows | None
     try:
-        rows = columns.rows()
+        ids, rows = columns.arrays()
     except ValueError:
         # A missing logprob is an error, never a number.
-        rows = LogprobRows(np.empty(0, np.int32), np.empty(0, np.float32))
+        ids, rows = columns.token_ids, LogprobRows(np.empty(0, np.int32), np.empty(0, np.float32))
         reason = "error"
         child.error = EngineFailed(
-            f"logprobs: {len(columns)} tokens came with {len(columns.logprobs) // 4} logprobs"
+            f"logprobs: not every one of {len(columns)} tokens came with its {columns.k}"
         )
     return SampledSequence(
         reason,
-        columns.token_ids,
+        ids,
         rows,
         revision=revision,
         segments=child.segments,
@@ -162,7 +161,7 @@ def _sequence(child: ChildWork, view: SequenceView, revision: Revision) -> Sampl
 def failed_response(error: SamplerError, number: int) -> SampleResponse:
     """The response of an input that was refused before it was sent."""
     sequences = [
-        SampledSequence("error", Columns().token_ids, None, None, None, error=error)
+        SampledSequence("error", Chunks().token_ids, None, None, None, error=error)
         for _ in range(number)
     ]
     return SampleResponse(sequences=sequences)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_api.columns import Columns
+from sampler_api.columns import Chunks
 from sampler_api.errors import SamplerError
 from sampler_api.frames import ERROR, RUNNING, ModelCard, RevisionRef
 from sampler_api.params import SamplingParams
@@ -40,10 +40,12 @@ class ChildWork:
         "attempt",
         "columns",
         "cost",
+        "deaths",
         "error",
         "failures",
         "flag",
         "group",
+        "handle",
         "k",
         "last_error",
         "matched",
@@ -51,6 +53,7 @@ class ChildWork:
         "seed",
         "seen",
         "segments",
+        "since",
         "started",
     )
 
@@ -58,7 +61,7 @@ class ChildWork:
         self.group = group
         self.k = k
         self.seed = seed
-        self.columns = Columns(width)
+        self.columns = Chunks(width)
         self.attempt = 0
         self.flag = RUNNING
         self.matched: str | int | None = None
@@ -70,8 +73,14 @@ class ChildWork:
         """KV tokens that the present attempt takes of a replica's credit."""
         self.seen = 0
         """Number of the clock tick at which the present attempt last showed progress."""
+        self.since = 0
+        """Number of the clock tick at which the present attempt began."""
+        self.handle = -1
+        """Its handle at the replica that has it; -1 while it waits."""
         self.failures = 0
-        """Attempts that ended in an engine error or a replica's death without a new token."""
+        """Attempts that ended in an engine error."""
+        self.deaths = 0
+        """Replicas in a row that died soon after they got this sequence, without a new token."""
         self.refused_by: frozenset[str] = frozenset()
         """Incarnations that could not serve this sequence."""
         self.last_error: SamplerError | None = None

@@ -1,0 +1,84 @@
+"""What becomes of a sequence when its stream ends or breaks. Pure, one sequence at a time."""
+
+from sampler_api.errors import (
+    Busy,
+    Draining,
+    EngineFailed,
+    PoisonRequest,
+    SamplerError,
+    UnknownRequest,
+    error_from_wire,
+)
+from sampler_api.frames import ERROR, FLAG_OF_REASON, Detail, ModelCard
+from sampler_api.results import Segment
+from sampler_api.revisions import Revision
+from sampler_core.groups import ChildWork
+from sampler_core.stops import end_of
+
+__all__ = ["close_segment", "count_death", "end_if_complete", "error_of", "note_error"]
+
+_POISON_FAILURES = 3
+_POISON_DEATHS = 4
+
+
+def error_of(detail: Detail | None) -> SamplerError:
+    """The error that a replica gave as the end of a stream."""
+    if detail is None:
+        return EngineFailed("the replica gave no reason")
+    return error_from_wire(detail.code or EngineFailed.code, detail.message, detail.field)
+
+
+def close_segment(child: ChildWork, replica: str, ended: str, is_reproducible: bool = True) -> None:
+    """The tokens since the attempt began are a segment, if there are any."""
+    end = len(child.columns)
+    if end > child.started:
+        ref = child.group.ref
+        revision = Revision(ref.base, ref.adapter)
+        segment = Segment(replica, revision, child.started, end, ended, is_reproducible)
+        child.segments = (*child.segments, segment)
+        child.started = end
+
+
+def note_error(child: ChildWork, error: SamplerError, incarnation: str) -> bool:
+    """Whether the sequence goes on elsewhere after ``error``; otherwise it has ended with one."""
+    if not error.retryable:
+        child.group.end_child(child, ERROR, error=error)
+        return False
+    if not isinstance(error, UnknownRequest | Busy | Draining):
+        child.refused_by |= {incarnation}
+        child.last_error = error
+    if isinstance(error, EngineFailed):
+        child.failures += 1
+        if child.failures >= _POISON_FAILURES:
+            poison = f"engines failed on this input {child.failures} times, last: {error}"
+            child.group.end_child(child, ERROR, error=PoisonRequest(poison))
+            return False
+    return True
+
+
+def count_death(child: ChildWork, is_early: bool) -> bool:
+    """Whether the sequence goes on after the death of its replica, ``is_early`` in its attempt."""
+    if not is_early or len(child.columns) > child.started:
+        child.deaths = 0
+        return True
+    child.deaths += 1
+    if child.deaths < _POISON_DEATHS:
+        return True
+    poison = f"{child.deaths} replicas in a row died as soon as they got this input"
+    child.group.end_child(child, ERROR, error=PoisonRequest(poison))
+    return False
+
+
+def end_if_complete(child: ChildWork, card: ModelCard) -> bool:
+    """Ends a sequence that arrived whole but for the word that it is."""
+    if not child.columns.token_parts:
+        return False
+    group = child.group
+    room = card.context_limit - len(group.prompt_ids)
+    end = end_of(child.columns.token_ids, group.params, card.eos_ids, room)
+    if end is None:
+        return False
+    length, reason, matched = end
+    child.columns.truncate(length)
+    group.end_child(child, FLAG_OF_REASON[reason], matched=matched)
+    return True

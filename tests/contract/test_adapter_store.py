@@ -27,7 +27,7 @@ from sampler_api.errors import (
     SamplerError,
 )
 from sampler_api.frames import RevisionRef
-from sampler_core.adapters import snapshot_adapter, zero_adapter
+from sampler_core.adapters import AdapterSnapshot, snapshot_adapter, zero_adapter
 from sampler_server.adapters import AdapterStore
 from sampler_server.engines.base import Engine, EngineInfo
 
@@ -375,6 +375,34 @@ async def test_a_bad_path_of_one_request_does_not_fail_another_with_a_good_one(
     assert [results[1], results[2]] == [None, None]
     assert isinstance(results[0], AdapterMissing)
     assert world.engine.entries == [("load", good.adapter)]
+
+
+async def test_two_loads_never_take_the_same_slot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = world.open(max_adapters=1)
+    put, stored = store._stored.put, threading.Semaphore(0)
+
+    def noted(snapshot: AdapterSnapshot) -> Path:
+        path = put(snapshot)
+        stored.release()
+        return path
+
+    monkeypatch.setattr(store._stored, "put", noted)
+    world.engine.gate = threading.Event()
+    one, two = world.ref(1), world.ref(2)
+    first = asyncio.create_task(store.acquire(one))
+    await asyncio.to_thread(world.engine.is_loading.wait, 10)
+    second = asyncio.create_task(store.acquire(two))
+    for _ in range(2):
+        assert await asyncio.to_thread(stored.acquire, timeout=10)
+    for _ in range(3):
+        await asyncio.to_thread(int)  # what the second does before it takes a slot is over
+    world.engine.gate.set()
+    await first
+    with pytest.raises(AdapterCapacity):
+        await second
+    assert world.engine.entries == [("load", one.adapter)]
 
 
 async def test_a_failed_load_leaves_room_and_is_tried_again(world: World) -> None:

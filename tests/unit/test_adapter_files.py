@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.raw_adapters import write_adapter
+from tests.raw_adapters import adapter_config, raw_snapshot, write_adapter
 
 from sampler_api.errors import AdapterInvalid, AdapterMissing
 from sampler_core import adapter_files
@@ -202,7 +202,7 @@ class Trainer:
         if self.left:
             self.left -= 1
             self.seed += 1
-            write_adapter(self.directory, self.seed)
+            write_adapter(self.directory, self.seed, config=adapter_config(lora_alpha=self.seed))
         return data
 
 
@@ -212,7 +212,16 @@ def test_a_directory_that_is_overwritten_while_we_read_is_read_again(
     directory = write_adapter(tmp_path / "a", 1)
     trainer = Trainer(directory, 1, monkeypatch)
     taken = snapshot_adapter(directory)
-    assert taken.digest == snapshot_adapter(write_adapter(tmp_path / "b", trainer.seed)).digest
+    assert taken.digest == raw_snapshot(trainer.seed, lora_alpha=trainer.seed).digest
+
+
+def test_a_write_is_seen_by_the_times_of_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_adapter(tmp_path / "a", 1)
+    Trainer(directory, 1, monkeypatch)
+    files = read_adapter_files(directory, now_ns=lambda: 1 << 62)
+    assert files == {name: (directory / name).read_bytes() for name in (CONFIG, TENSORS)}
 
 
 def test_a_write_that_leaves_the_times_as_they_were_is_seen(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -136,10 +136,14 @@ async def adapters(request: Request) -> Mapping[str, Any]:
     return {"adapters": [{"digest": d, "name": n} for d, n in sorted(held.items())]}
 
 
-@_router.post(ADAPTERS_PATH, status_code=201)
+def _may_publish(request: Request) -> None:
+    request.app.state.access.check(request.headers, "publish")
+
+
+# A dependency runs before the body is judged: who may not publish learns nothing else.
+@_router.post(ADAPTERS_PATH, status_code=201, dependencies=[Depends(_may_publish)])
 async def create_adapter(request: Request, body: AdapterConfig) -> Mapping[str, Any]:
     """Make the zero adapter of a config: the same digest on every replica."""
-    request.app.state.access.check(request.headers, "publish")
     return {"digest": await _adapters(request).create(body.config)}
 
 

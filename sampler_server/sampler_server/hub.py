@@ -399,20 +399,18 @@ class Hub:
         if tokens:
             columns = stream.columns
             k = stream.k
-            columns.tokens += tokens
+            # Judged before anything is appended: columns of unequal length would break the frame
+            # that carries them, and with it the whole session.
             if k == 1:
-                columns.logprobs += delta.logprobs
                 if len(delta.logprobs) != len(tokens):
-                    raise ValueError(
-                        f"{len(delta.logprobs)} bytes of logprobs for {len(tokens)} of tokens"
-                    )
+                    raise ValueError(f"{len(delta.logprobs)} bytes of logprobs for {len(tokens)}")
+                columns.logprobs += delta.logprobs
             elif k:
+                if not len(delta.top_ids) == len(delta.top_logprobs) == k * len(tokens):
+                    raise ValueError(f"rows of {len(tokens)} bytes of tokens do not have {k} items")
                 columns.top_ids += delta.top_ids
                 columns.top_logprobs += delta.top_logprobs
-                if not len(delta.top_ids) == len(delta.top_logprobs) == k * len(tokens):
-                    raise ValueError(
-                        f"candidates for {len(tokens)} bytes of tokens do not have {k} columns"
-                    )
+            columns.tokens += tokens
             stream.since = now
             self.counters.tokens += len(tokens) >> 2
             if stream.matcher is not None:
@@ -506,14 +504,18 @@ class Hub:
         interval = max(0.01, min(0.5, settings.lease_seconds / 4, settings.keep_seconds / 4))
         while True:
             await asyncio.sleep(interval)
-            aborted, dropped = self.table.expire(self.clock())
-            self.cancel(aborted)
-            for stream in aborted:
-                self.table.forget(stream)
-            if aborted:
-                log.info("%d sequences were aborted: their client did not come back", len(aborted))
-            for stream in dropped:
-                self._drop(stream)
+            self.keep_house()
+
+    def keep_house(self) -> None:
+        """Abort orphans whose lease has ended, drop columns that nobody took; called in turns."""
+        aborted, dropped = self.table.expire(self.clock())
+        self.cancel(aborted)
+        for stream in aborted:
+            self.table.forget(stream)
+        if aborted:
+            log.info("%d sequences were aborted: their client did not come back", len(aborted))
+        for stream in dropped:
+            self._drop(stream)
 
     @staticmethod
     def _drop(stream: Stream) -> None:

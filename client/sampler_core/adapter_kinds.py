@@ -17,15 +17,18 @@ ADAPTER_KINDS: Final[Mapping[str, frozenset[str]]] = {
     "rank_pattern": _ALL,
     "alpha_pattern": _ALL,
     "dora": _REFUSED,
-    "modules_to_save": _REFUSED,
     "lm_head": _REFUSED,
     "embeddings": _REFUSED,
+    "modules_to_save": _REFUSED,
     "bias": _REFUSED,
     "lora_bias": _REFUSED,
     "base_changing_init": _REFUSED,
     "other": _REFUSED,
 }
-"""The engines that serve each kind; every other engine refuses it with AdapterUnsupported."""
+"""The engines that serve each kind; every other engine refuses it with AdapterUnsupported.
+
+An adapter of several kinds is refused for the first of them: LoRA on embeddings also saves them.
+"""
 
 KIND_TEXTS: Final[Mapping[str, str]] = {
     "rslora": "rank-stabilised scaling (use_rslora)",

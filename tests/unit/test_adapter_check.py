@@ -213,6 +213,19 @@ def test_a_kind_that_only_the_tensors_show_is_refused_too(name: str, kind: str) 
     assert f"{KIND_TEXTS[kind]} (found: {name})" in str(caught.value)
 
 
+def test_embeddings_that_were_saved_beside_their_lora_are_refused_as_embeddings() -> None:
+    module = "base_model.model.model.embed_tokens."
+    with pytest.raises(AdapterUnsupported, match="LoRA on embeddings"):
+        check(
+            state_with(
+                **{
+                    module + "lora_embedding_A": np.zeros((2, 20), np.float32),
+                    module + "base_layer.weight": np.zeros((20, 6), np.float32),
+                }
+            )
+        )
+
+
 def test_a_rank_above_the_engines_is_unsupported() -> None:
     with pytest.raises(AdapterUnsupported, match=r"rank 2 of .* more than the 1 .* smaller r"):
         check(max_rank=1)

@@ -253,5 +253,5 @@ def test_digests_are_remembered_below_the_users_cache(monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
     assert cache_directory() == Path("/var/cache/me/sampler-operator/digests")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cache_directory() == Path("/home/me/.cache/sampler-operator/digests")
+    monkeypatch.setenv("HOME", "/nowhere/me")
+    assert cache_directory() == Path("/nowhere/me/.cache/sampler-operator/digests")

@@ -185,7 +185,7 @@ async def _prepare(
         jobs=jobs_of(prompts, wanted.params, wanted.number, ref),
         is_chat=is_chat,
         model=body["model"],
-        hidden=await template.special_ids() if hub.tokenizer is not None else frozenset(),
+        hidden=await template.special_ids(),
         id=("chatcmpl-" if is_chat else "cmpl-") + uuid.uuid4().hex,
         created=int(time.time()),
     )

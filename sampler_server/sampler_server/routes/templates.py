@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,15 @@ from ..hub import Hub
 __all__ = ["ServedTemplate"]
 
 
+class _AddedToken(msgspec.Struct):
+    id: int
+    special: bool = False
+
+
+class _TokenizerFile(msgspec.Struct):
+    added_tokens: list[_AddedToken] = []
+
+
 class ServedTemplate:
     """Template of one hub's tokenizer files; loaded in a thread when the first text comes."""
 
@@ -22,7 +32,7 @@ class ServedTemplate:
         self._hub = hub
         self._lock = asyncio.Lock()
         self._template: Template | None = None
-        self._special_ids: frozenset[int] = frozenset()
+        self._special_ids: frozenset[int] | None = None
 
     @classmethod
     def of(cls, state: Any) -> "ServedTemplate":
@@ -45,15 +55,22 @@ class ServedTemplate:
             if self._template is None:
                 template = Template.from_files(served.files)
                 # Loading imports a large library and reads files.
-                ids = await asyncio.to_thread(lambda: template.tokenizer.all_special_ids)
-                self._special_ids = frozenset(int(i) for i in ids)
+                await asyncio.to_thread(lambda: template.tokenizer)
                 self._template = template
         return self._template
 
     async def special_ids(self) -> frozenset[int]:
-        """Ids that stand for no text."""
-        await self.load()
-        return self._special_ids
+        """Ids that stand for no text; none without a tokenizer."""
+        served = self._hub.tokenizer
+        if self._special_ids is None and served is not None:
+            fast = served.files.get("tokenizer.json")
+            if fast is not None:
+                # A request with token ids need not wait for the template's library.
+                self._special_ids = await asyncio.to_thread(_special_ids, fast)
+            else:
+                ids = (await self.load()).tokenizer.all_special_ids
+                self._special_ids = frozenset(int(i) for i in ids)
+        return self._special_ids or frozenset()
 
     async def prompt_ids(self, item: dict[str, Any]) -> NDArray[np.int32]:
         """Prompt i32 [P] of messages or of a ``prompt`` text. Raises InvalidRequest."""
@@ -61,3 +78,8 @@ class ServedTemplate:
         encoded = await asyncio.to_thread(template.encode, item, True)
         card = self._hub.card
         return prompt_ids({"input_ids": encoded["input_ids"]}, card.vocab_size, card.context_limit)
+
+
+def _special_ids(tokenizer_json: bytes) -> frozenset[int]:
+    added = msgspec.json.decode(tokenizer_json, type=_TokenizerFile).added_tokens
+    return frozenset(token.id for token in added if token.special)

@@ -1,0 +1,47 @@
+"""Fixtures of tests that run against every sampler; see ``tests.samplers`` and ``tests.rules``."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.rules import rules_of
+from tests.samplers import SAMPLERS, SamplerKinds
+
+from sampler_core.base import SamplerBase
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker that ties a test to the rules of docs/semantics.md."""
+    config.addinivalue_line(
+        "markers",
+        "rule(*numbers, only=()): rules of docs/semantics.md that the test holds; only: the "
+        "samplers that it runs against, if not all",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes ``kind``, directly or through a fixture, once per sampler."""
+    if "kind" in metafunc.fixturenames:
+        _, only = rules_of(metafunc.definition.iter_markers("rule"))
+        metafunc.parametrize("kind", only or tuple(SAMPLERS), scope="session")
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SamplerKinds]:
+    """Servers and samplers, started when first asked for."""
+    pytest.importorskip("torch")
+    with SamplerKinds(tmp_path_factory.mktemp("adapters")) as started:
+        yield started
+
+
+@pytest.fixture
+def sampler(kinds: SamplerKinds, kind: str) -> SamplerBase:
+    """The shared sampler of a kind: for tests that leave it as it is, but for names of
+    adapters."""
+    return kinds.shared(kind)
+
+
+@pytest.fixture
+def own_sampler(kinds: SamplerKinds, kind: str) -> Iterator[SamplerBase]:
+    """A sampler that the test may change or close."""
+    with kinds.open(kind) as made:
+        yield made

@@ -1,0 +1,142 @@
+"""The rules of docs/semantics.md, the tests that hold them, and what no test holds, and why.
+
+Read from the text of page and tests, so that no test has to be imported. ``python -m tests.rules``
+prints the table of rules, samplers and tests.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.samplers import SAMPLERS
+
+__all__ = [
+    "NOT_TESTED",
+    "Rule",
+    "RuleTest",
+    "landed_features",
+    "read_rules",
+    "read_tests",
+    "rules_of",
+    "table",
+]
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs" / "semantics.md"
+
+_FEATURE = re.compile(r"^\| `(\w+)` \| .+ \| (here|in work|later) \|$", re.MULTILINE)
+_RULE = re.compile(r"^- \*\*(S\d+\.\d+)\*\* `(\w+)` (.+(?:\n  .+)*)$", re.MULTILINE)
+
+_ONE_PROCESS = "in this process there is no file that another process may not read"
+
+NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
+    ("S10.15", "torch"): _ONE_PROCESS,
+}
+"""(rule, sampler) to the reason why no test holds the rule for that sampler."""
+
+
+class _Marker(Protocol):
+    @property
+    def args(self) -> tuple[str, ...]: ...
+    @property
+    def kwargs(self) -> Mapping[str, tuple[str, ...]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: its number, the feature that brings it, and its text."""
+
+    number: str
+    since: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTest:
+    """A test and the rules and samplers of its markers."""
+
+    name: str
+    numbers: tuple[str, ...]
+    samplers: tuple[str, ...]
+
+
+def read_rules(page: str | None = None) -> list[Rule]:
+    """The rules of the page, in its order."""
+    text = PAGE.read_text(encoding="utf-8") if page is None else page
+    return [
+        Rule(number, since, " ".join(words.split())) for number, since, words in _RULE.findall(text)
+    ]
+
+
+def landed_features(page: str | None = None) -> dict[str, bool]:
+    """Features of the page, and whether they are here."""
+    text = PAGE.read_text(encoding="utf-8") if page is None else page
+    return {name: state == "here" for name, state in _FEATURE.findall(text)}
+
+
+def rules_of(markers: Iterable[_Marker]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Rule numbers and samplers (none: all) of the markers on one test."""
+    numbers: list[str] = []
+    only: list[str] = []
+    for marker in markers:
+        numbers += marker.args
+        only += marker.kwargs.get("only", ())
+    return tuple(numbers), tuple(only)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A marker as it stands in the source."""
+
+    args: tuple[str, ...]
+    kwargs: dict[str, tuple[str, ...]]
+
+
+def _written(nodes: Iterable[ast.expr]) -> list[_Written]:
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.rule":
+            args = tuple(ast.literal_eval(each) for each in node.args)
+            keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+            found.append(_Written(args, keywords))
+    return found
+
+
+def read_tests(folder: Path | None = None) -> list[RuleTest]:
+    """All tests below ``folder`` (default: tests/) that carry a rule."""
+    root = folder or ROOT / "tests"
+    found = []
+    for path in sorted(root.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                numbers, only = rules_of(_written(node.decorator_list))
+                if numbers:
+                    name = f"{path.relative_to(root)}::{node.name}"
+                    found.append(RuleTest(name, numbers, only or tuple(SAMPLERS)))
+    return found
+
+
+def table(rules: Iterable[Rule], tests: Iterable[RuleTest]) -> dict[tuple[str, str], list[str]]:
+    """(rule, sampler) to the tests that hold it."""
+    cells: dict[tuple[str, str], list[str]] = {
+        (rule.number, sampler): [] for rule in rules for sampler in SAMPLERS
+    }
+    for test in tests:
+        for number in test.numbers:
+            for sampler in test.samplers:
+                cells.setdefault((number, sampler), []).append(test.name)
+    return cells
+
+
+if __name__ == "__main__":
+    everything = read_rules()
+    cells = table(everything, read_tests())
+    for each in everything:
+        print(f"{each.number} ({each.since}) {each.text}")
+        for kind in SAMPLERS:
+            cell = (each.number, kind)
+            print(f"    {kind}: {', '.join(cells[cell]) or NOT_TESTED.get(cell, '-')}")

@@ -1,0 +1,113 @@
+"""The samplers that the conformance tests run against: one line each in ``SAMPLERS``.
+
+Every one serves the same tiny model in float32. What a kind needs (a server process) is started
+once and lives as long as the test session; a sampler of it is cheap to make.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tests.tiny_models import cache_root, tiny_model
+
+from sampler_core.base import SamplerBase
+
+__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "serving"]
+
+OpenSampler = Callable[[], SamplerBase]
+"""Makes a sampler of one kind; the caller closes it."""
+
+END_SECONDS: Final = 20
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[dict[str, Any]]:
+    """A ``sampler serve`` process with ``options`` on free ports; yields its JSON line."""
+    command = [sys.executable, "-m", "sampler_cli.main", "serve", "--port=0", "--manage-port=0"]
+    process = subprocess.Popen(
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
+    )
+    assert process.stdout is not None
+    with process:
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the server ended with {process.wait()} before it served")
+            yield json.loads(line)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
+def _torch(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_server import TorchSampler
+
+    yield lambda: TorchSampler(str(tiny_model()), dtype="float32", device="cpu")
+
+
+@contextmanager
+def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_client import RemoteSampler
+
+    with serving(
+        "--engine=torch",
+        f"--model={tiny_model()}",
+        "--dtype=float32",
+        "--device=cpu",
+        "--threads=1",
+        "--listen-seconds=0",
+        "--drain-seconds=0",
+        "--log-level=warning",
+        f"--adapter-root={adapter_root}",
+        f"--adapter-root={cache_root()}",
+    ) as ports:
+        yield lambda: RemoteSampler(f"http://127.0.0.1:{ports['port']}")
+
+
+SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]] = {
+    "torch": _torch,
+    "remote-torch": _remote_torch,
+}
+"""Name of each kind and its context; the argument is a directory below which adapters are read."""
+
+
+class SamplerKinds:
+    """Kinds that have been started, and one shared sampler of each. Ends them all on exit."""
+
+    def __init__(self, adapter_root: Path) -> None:
+        self.adapter_root = adapter_root
+        self._stack = ExitStack()
+        self._openers: dict[str, OpenSampler] = {}
+        self._shared: dict[str, SamplerBase] = {}
+
+    def open(self, kind: str) -> SamplerBase:
+        """A new sampler; the caller closes it."""
+        if kind not in self._openers:
+            context = SAMPLERS[kind](self.adapter_root)
+            self._openers[kind] = self._stack.enter_context(context)
+        return self._openers[kind]()
+
+    def shared(self, kind: str) -> SamplerBase:
+        """The sampler that all tests use which do not change it."""
+        if kind not in self._shared:
+            self._shared[kind] = self._stack.enter_context(self.open(kind))
+        return self._shared[kind]
+
+    def __enter__(self) -> "SamplerKinds":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()

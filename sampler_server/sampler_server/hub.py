@@ -28,6 +28,7 @@ from sampler_api.errors import (
     BaseMismatch,
     Busy,
     Draining,
+    EngineDead,
     EngineFailed,
     SamplerError,
     UnknownRequest,
@@ -131,6 +132,9 @@ class Hub:
         self.local_running = 0
         self.operations: dict[str, float] = {}
         """Declared operations by name, with the time until which they may hold up the engine."""
+        self.engine_error: EngineDead | None = None
+        self.broken = asyncio.Event()
+        """Set with ``engine_error`` when the engine has said that it does not run any more."""
         self._settings = settings or StreamSettings()
         self._inbox: deque[Sequence[Delta]] = deque()
         self._is_woken = False
@@ -433,8 +437,7 @@ class Hub:
         self.engine.cancel([stream.key])
         return STOP
 
-    @staticmethod
-    def _flag_of(stream: Stream, delta: Delta) -> int:
+    def _flag_of(self, stream: Stream, delta: Delta) -> int:
         if delta.finish == "length":
             return LENGTH
         if delta.finish == "stop":
@@ -443,6 +446,9 @@ class Hub:
                 if last in stream.stop_ids:
                     stream.matched = last
             return STOP
+        if isinstance(delta.error, EngineDead) and self.engine_error is None:
+            self.engine_error = delta.error
+            self.broken.set()
         # Cancelled streams are gone from the table, so an abort here is the engine's own.
         stream.error = delta.error or EngineFailed(
             "the engine ended the sequence before it was complete"

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 8192
 _KEEP_ALIVE_SECONDS = 75
 _EXIT_STALLED = 70
+_TELL_SECONDS = 0.2
 _DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
@@ -175,7 +176,7 @@ class _Process:
             gc.set_threshold(50_000, 20, 50)
             watchdog = asyncio.create_task(watch(hub, settings.stall_seconds, self._stalled))
             self._announce(port, manage_port)
-            await drain.finished.wait()
+            await self._last_word(hub, drain)
             watchdog.cancel()
         finally:
             await self._stop()
@@ -193,6 +194,18 @@ class _Process:
         if start.done():
             start.result()
         return tokenizer
+
+    async def _last_word(self, hub: Hub, drain: Drain) -> None:
+        """Wait for the end of a drain. Raises EngineDead, once the clients have been told."""
+        ends = [asyncio.create_task(e.wait()) for e in (drain.finished, hub.broken)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if hub.engine_error is not None and not drain.finished.is_set():
+            self._is_live = False
+            hub.is_draining = True
+            await asyncio.sleep(_TELL_SECONDS)
+            raise hub.engine_error
 
     def _files_of_settings(self) -> Mapping[str, bytes]:
         directory = self._settings.tokenizer_dir

@@ -199,9 +199,29 @@ class Broken(SimEngine):
     def start(self, sink):
         raise ModelInvalid("config.json:\\nis missing")
 
+class Dies(SimEngine):
+    def _step(self):
+        raise RuntimeError("no step")
+
 port, log, engine = int(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
 sys.exit(serve(ServeSettings(port=port, manage_port=0, termination_log=log), engine))
 """
+
+
+def test_a_dead_engine_tells_its_clients_and_ends_the_process(tmp_path: Path) -> None:
+    async def code_of(port: int) -> str | None:
+        async with opened(f"ws://127.0.0.1:{port}/v1/session") as session:
+            got = await session.ended(await session.submit(0, max_tokens=8))
+            return got.detail and got.detail.code
+
+    command = [sys.executable, "-c", _SERVE, "0", str(tmp_path / "log"), "Dies()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["port"]
+        assert asyncio.run(code_of(port)) == "engine_dead"
+        assert process.wait(10) == 1
+    assert (tmp_path / "log").read_text().startswith("EngineDead: ")
 
 
 def _serve(port: int, log: Path, engine: str) -> "subprocess.CompletedProcess[str]":

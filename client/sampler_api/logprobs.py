@@ -33,6 +33,16 @@ class LogprobRows(Sequence[LogprobRow]):
         self._values = values
 
     @property
+    def ids(self) -> NDArray[np.int32]:
+        """Candidate ids, i32 [T] or [T, k]."""
+        return self._ids
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """Candidate logprobs, f32 [T] or [T, k]."""
+        return self._values
+
+    @property
     def sampled(self) -> NDArray[np.float32]:
         """Logprob of each sampled token, f32 [T]; no Python object per token."""
         return self._values if self._values.ndim == 1 else self._values[:, 0]

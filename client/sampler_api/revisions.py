@@ -1,6 +1,7 @@
 """Identity of weights: which base and which adapter made a token.
 
-Pure data; how digests are computed is ``sampler_core.digests``.
+Pure data; how digests are computed stands in ``sampler_core.adapters`` and
+``sampler_core.bases``.
 """
 
 import msgspec

@@ -14,7 +14,7 @@ import msgspec
 from sampler_api.errors import InvalidRequest, SamplerError
 from sampler_api.frames import ModelCard, RevisionRef
 from sampler_api.params import SamplingParams
-from sampler_api.results import Responses
+from sampler_api.results import Responses, SampledSequence
 from sampler_api.revisions import AdapterRevision, Revision
 from sampler_api.sampler import Sampler
 from sampler_api.types import Input
@@ -37,6 +37,7 @@ from .inputs import (
     prompt_ids,
     resolve_num_samples,
 )
+from .resuming import preload, resumed_sequences
 from .seeds import child_seed, group_hash
 from .streaming import AsyncSampleStream, SampleStream
 from .template import Template, resolve_template
@@ -153,7 +154,12 @@ class SamplerBase(Sampler):
         )
 
     def _group(
-        self, index: int, feature: dict[str, Any], options: CallOptions, on_done: Any
+        self,
+        index: int,
+        feature: dict[str, Any],
+        options: CallOptions,
+        on_done: Any,
+        resumed: SampledSequence | None = None,
     ) -> tuple[Group, InputView]:
         params = options.params
         encoded = feature
@@ -181,11 +187,18 @@ class SamplerBase(Sampler):
             )
         key = group_hash(ids.data, options.ref.base, options.ref.adapter, explicit)
         group = Group(index, ids, params, options.ref, seeds, key, on_done, options.is_interactive)
+        if resumed is not None:
+            preload(group.children[0], resumed)
         return group, InputView(encoded, ids, self._template or self)
 
     def _prepare(
-        self, inputs: Sequence[dict[str, Any]], options: CallOptions, on_done: Any
+        self,
+        inputs: Sequence[dict[str, Any]],
+        options: CallOptions,
+        on_done: Any,
+        resume: SampledSequence | Sequence[SampledSequence | None] | None,
     ) -> PreparedCall:
+        resumed = resumed_sequences(resume, len(inputs), options.num_samples)
         prepared = PreparedCall([], {}, {})
         keys = options.group_keys
         if keys is not None and not isinstance(keys, str) and len(keys) != len(inputs):
@@ -194,7 +207,7 @@ class SamplerBase(Sampler):
             )
         for index, feature in enumerate(inputs):
             try:
-                group, view = self._group(index, feature, options, on_done)
+                group, view = self._group(index, feature, options, on_done, resumed[index])
             except SamplerError as error:
                 prepared.errors[index] = error
             else:
@@ -230,9 +243,14 @@ class SamplerBase(Sampler):
         session_key: str | None = None,
         on_error: str = "raise",
         progress: bool = False,
+        resume: SampledSequence | Sequence[SampledSequence | None] | None = None,
     ) -> Responses:
         """Sample and wait; see :class:`~sampler_api.sampler.Sampler`. Ctrl-C cancels at the
-        engines."""
+        engines.
+
+        ``resume`` continues sequences that an earlier call returned, one per input, under the
+        revision of this call.
+        """
         _check_on_error(on_error)
         features = normalise_inputs(inputs)
         options = self._options(
@@ -246,7 +264,7 @@ class SamplerBase(Sampler):
         )
         complete = threading.Event()
         call = Call(complete.set)
-        prepared = self._prepare(features, options, call.group_done)
+        prepared = self._prepare(features, options, call.group_done, resume)
         call.expect(len(prepared.groups))
         self._backend.submit(prepared.groups)
         try:
@@ -271,6 +289,7 @@ class SamplerBase(Sampler):
         group_key: str | Sequence[str] | None = None,
         session_key: str | None = None,
         on_error: str = "raise",
+        resume: SampledSequence | Sequence[SampledSequence | None] | None = None,
     ) -> Responses:
         """``sample`` for an event loop; cancelling the task cancels at the engines."""
         _check_on_error(on_error)
@@ -292,7 +311,7 @@ class SamplerBase(Sampler):
         future = loop.create_future()
         notifier = LoopNotifier.of(loop)
         call = Call(lambda: notifier.resolve(future))
-        prepared = self._prepare(features, options, call.group_done)
+        prepared = self._prepare(features, options, call.group_done, resume)
         call.expect(len(prepared.groups))
         self._backend.submit(prepared.groups)
         try:

@@ -18,7 +18,8 @@ from sampler_api import SamplingParams  # noqa: E402
 from sampler_core.base import SamplerBase  # noqa: E402
 from sampler_server import TorchSampler  # noqa: E402
 
-pytestmark = pytest.mark.timeout(300, reason="the first kernels of a process load slowly")
+# The first kernels of a process load slowly.
+pytestmark = pytest.mark.timeout(300)
 
 PROMPTS = [[5 + i, 17, 300 + 7 * i, 41, 9] * (1 + i % 3) for i in range(8)]
 

@@ -1,0 +1,67 @@
+"""Sequences that a caller gives back to be continued: the partial results of a cancelled stream."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sampler_api.columns import Columns
+from sampler_api.errors import InvalidRequest
+from sampler_api.logprobs import LogprobRows
+from sampler_api.results import SampledSequence
+
+from .groups import ChildWork
+
+__all__ = ["preload", "resumed_sequences"]
+
+
+def resumed_sequences(resume: Any, inputs: int, num_samples: int) -> list[SampledSequence | None]:
+    """One sequence or ``None`` per input. Raises InvalidRequest that names ``resume``."""
+    if resume is None:
+        return [None] * inputs
+    if num_samples != 1:
+        raise InvalidRequest(
+            "resume: needs num_samples=1; give each sequence as its own input", "resume"
+        )
+    found = [resume] if isinstance(resume, SampledSequence) else list(resume)
+    if len(found) != inputs:
+        raise InvalidRequest(f"resume: {len(found)} sequences for {inputs} inputs", "resume")
+    for item in found:
+        if item is not None and not isinstance(item, SampledSequence):
+            raise InvalidRequest("resume: must hold sequences that a sampler returned", "resume")
+    return found
+
+
+def preload(child: ChildWork, sequence: SampledSequence) -> None:
+    """Put a sequence's tokens, logprobs and segments into a child that has not begun.
+
+    Raises InvalidRequest when the call asks for other logprobs than the sequence has.
+    """
+    columns = Columns(child.columns.k)
+    if columns.k and len(sequence.token_ids):
+        ids, values = _arrays(sequence.logprobs)
+        width = 1 if ids.ndim == 1 else ids.shape[1]
+        if width != columns.k or len(ids) != len(sequence.token_ids):
+            raise InvalidRequest(
+                f"resume: the sequence has no {columns.k} logprobs for each of its tokens; ask for "
+                "as many as before",
+                "resume",
+            )
+        if columns.k == 1:
+            columns.logprobs += values.astype(np.float32).tobytes()
+        else:
+            columns.top_ids += ids.astype(np.int32).tobytes()
+            columns.top_logprobs += values.astype(np.float32).tobytes()
+    columns.tokens += sequence.token_ids.astype(np.int32).tobytes()
+    if columns.tokens:
+        child.columns.extend(columns)
+    child.segments = sequence.segments
+    child.started = len(columns)
+
+
+def _arrays(rows: LogprobRows | Sequence[Any] | None) -> tuple[Any, Any]:
+    if isinstance(rows, LogprobRows):
+        return rows.ids, rows.values
+    table = np.array([list(row) for row in rows or ()], np.float64).reshape(len(rows or ()), -1, 2)
+    ids, values = table[..., 0].astype(np.int32), table[..., 1].astype(np.float32)
+    return (ids[:, 0], values[:, 0]) if ids.shape[1] == 1 else (ids, values)

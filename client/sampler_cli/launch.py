@@ -232,10 +232,10 @@ def _sim(options: ServeOptions) -> EngineParts:
 
 
 def _torch(options: ServeOptions) -> EngineParts:
+    directory = _directory(options.model)
     from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
     from sampler_server.engines.torch import TorchEngine, TorchOptions
 
-    directory = _directory(options.model)
     limits: dict[str, Any] = _limits(options)
     torch_options = TorchOptions(
         directory,
@@ -256,13 +256,19 @@ def _torch(options: ServeOptions) -> EngineParts:
 
 
 def _directory(model: str) -> Path:
-    """Where the files of a directory or hub id are. Raises InvalidRequest, ModelInvalid."""
+    """Where the files of a directory or hub id (``hf://`` may precede it) are.
+
+    Raises InvalidRequest, ModelInvalid.
+    """
+    if not model:
+        raise _wrong("model", "names nothing")
+    path = Path(model).expanduser()
+    if model.startswith(("/", ".", "~")) and not path.is_dir():
+        raise _wrong("model", f"there is no directory {model!r}")
     from sampler_server.samplers import model_directory
 
-    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
-        raise _wrong("model", f"there is no directory {model!r}")
     try:
-        directory = model_directory(Path(model).expanduser() if model.startswith("~") else model)
+        directory = model_directory(path if path.is_dir() else model.removeprefix("hf://"))
     except (OSError, ValueError) as error:
         # The hub's client says the same thing on many lines.
         reason = str(error).partition("\n")[0]

@@ -16,9 +16,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +36,6 @@ from sampler_api.errors import (
 from sampler_api.frames import (
     ABORT,
     ERROR,
-    HANDED_OVER,
     LENGTH,
     RUNNING,
     STOP,
@@ -48,6 +46,9 @@ from sampler_api.frames import (
 from sampler_api.params import SamplingParams
 from sampler_core.stops import StopMatcher
 
+from .batches import Adapters, Batch, Counters
+from .cards import model_card
+from .deltas import append
 from .engines.base import Delta, Engine, EngineInfo, EngineRequest
 from .plans import Plan, Planner, check_output, check_prompt
 from .runs import Run
@@ -61,52 +62,6 @@ log = logging.getLogger(__name__)
 
 _EMPTY = np.empty(0, np.int32)
 _LOCAL_PER_SLOT = 4
-
-
-class Adapters(Protocol):
-    """What the hub needs of the adapter store."""
-
-    async def acquire(self, ref: RevisionRef) -> None:
-        """Make ``ref.adapter`` servable and hold it. Raises AdapterError."""
-        ...
-
-    def release(self, digest: str) -> None:
-        """Undo one ``acquire``."""
-        ...
-
-    async def create(self, config: Mapping[str, object]) -> str:
-        """Make the zero adapter of a PEFT config; its digest. Raises AdapterError."""
-        ...
-
-    def held(self) -> Mapping[str, str]:
-        """Digests that can be served now, with the name each was asked for by."""
-        ...
-
-    async def close(self) -> None:
-        """Wait for what is under way."""
-        ...
-
-
-class Batch:
-    """Streams of one revision on their way into the engine."""
-
-    __slots__ = ("ref", "requests", "streams")
-
-    def __init__(self, ref: RevisionRef) -> None:
-        self.ref = ref
-        self.requests: list[EngineRequest] = []
-        self.streams: list[Stream] = []
-
-
-class Counters:
-    """Totals since the start, for the metrics."""
-
-    __slots__ = ("ended", "started", "tokens")
-
-    def __init__(self) -> None:
-        self.started = 0
-        self.tokens = 0
-        self.ended = [0] * (HANDED_OVER + 1)
 
 
 class Hub:
@@ -153,20 +108,7 @@ class Hub:
         self.tokenizer = tokenizer
         self._info = info
         self._planner = Planner(info, tokenizer)
-        self._card = ModelCard(
-            model=model_name or info.model,
-            engine=info.engine,
-            base=info.base_digest,
-            tokenizer=tokenizer.digest if tokenizer else None,
-            vocab_size=info.vocab_size,
-            context_limit=info.context_limit,
-            eos_ids=info.eos_ids,
-            logprobs_modes=info.logprobs_modes,
-            max_logprobs=info.max_logprobs,
-            max_adapters=info.max_adapters if self.adapters is not None else 0,
-            max_lora_rank=info.max_lora_rank,
-            is_reproducible=info.is_reproducible,
-        )
+        self._card = model_card(info, tokenizer, model_name, self.adapters is not None)
         self._loop = asyncio.get_running_loop()
         self._spawn(self._keep_house())
         if self._inbox:
@@ -398,62 +340,18 @@ class Hub:
                     self.end_with(stream, EngineFailed("the engine's answer could not be read"))
 
     def _take_one(self, stream: Stream, delta: Delta, now: float) -> None:
-        tokens = delta.tokens
-        flag = RUNNING
-        if tokens:
-            columns = stream.columns
-            k = stream.k
-            # Judged before anything is appended: columns of unequal length would break the frame
-            # that carries them, and with it the whole session.
-            if k == 1:
-                if len(delta.logprobs) != len(tokens):
-                    raise ValueError(f"{len(delta.logprobs)} bytes of logprobs for {len(tokens)}")
-                columns.logprobs += delta.logprobs
-            elif k:
-                if not len(delta.top_ids) == len(delta.top_logprobs) == k * len(tokens):
-                    raise ValueError(f"rows of {len(tokens)} bytes of tokens do not have {k} items")
-                columns.top_ids += delta.top_ids
-                columns.top_logprobs += delta.top_logprobs
-            columns.tokens += tokens
-            stream.since = now
-            self.counters.tokens += len(tokens) >> 2
-            if stream.matcher is not None:
-                flag = self._match(stream, stream.matcher, tokens)
-        if delta.prompt is not None:
-            stream.scores = delta.prompt
-        if flag == RUNNING and delta.finish is not None:
-            flag = self._flag_of(stream, delta)
+        flag = append(stream, delta, now)
+        self.counters.tokens += len(delta.tokens) >> 2
         if flag != RUNNING:
+            if delta.finish is None:
+                # A stop string matched, of which the engine knows nothing.
+                self.engine.cancel([stream.key])
+            elif isinstance(delta.error, EngineDead) and self.engine_error is None:
+                self.engine_error = delta.error
+                self.broken.set()
             self._end(stream, flag)
         if stream.listener is not None:
             stream.listener.moved(stream)
-
-    def _match(self, stream: Stream, matcher: StopMatcher, tokens: bytes) -> int:
-        match = matcher.feed(np.frombuffer(tokens, np.int32).tolist())
-        if match is None:
-            return RUNNING
-        stream.columns.truncate(len(stream.columns) - (len(tokens) >> 2) + match.keep)
-        stream.matched = match.text
-        self.engine.cancel([stream.key])
-        return STOP
-
-    def _flag_of(self, stream: Stream, delta: Delta) -> int:
-        if delta.finish == "length":
-            return LENGTH
-        if delta.finish == "stop":
-            if stream.stop_ids and len(stream.columns):
-                last = int(stream.columns.token_ids[-1])
-                if last in stream.stop_ids:
-                    stream.matched = last
-            return STOP
-        if isinstance(delta.error, EngineDead) and self.engine_error is None:
-            self.engine_error = delta.error
-            self.broken.set()
-        # Cancelled streams are gone from the table, so an abort here is the engine's own.
-        stream.error = delta.error or EngineFailed(
-            "the engine ended the sequence before it was complete"
-        )
-        return ERROR
 
     def _end(self, stream: Stream, flag: int) -> None:
         self.table.end(stream, flag, self.clock())

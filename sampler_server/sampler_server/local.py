@@ -14,8 +14,9 @@ from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
 
+from .batches import Adapters, Batch
 from .engines.base import Engine
-from .hub import Adapters, Batch, Hub
+from .hub import Hub
 from .plans import Plan, check_output, check_prompt
 from .streams import Stream
 from .tokenizer import served_tokenizer

@@ -15,6 +15,7 @@ from sampler_api.columns import Columns
 from sampler_api.errors import SamplerError
 from sampler_api.frames import RUNNING, RevisionRef
 
+from .batches import Batch
 from .engines.base import PromptScores
 from .plans import Plan
 from .streams import Stream
@@ -71,8 +72,6 @@ class Run:
         self._left = len(seeds)
 
     async def __aenter__(self) -> "Run":
-        from .hub import Batch
-
         hub = self._hub
         hub.local_running += len(self._seeds)
         batch = Batch(self._ref)

@@ -32,8 +32,9 @@ from sampler_api.frames import (
 )
 
 from .admission import Claim
+from .batches import Batch
 from .credits import Credits
-from .hub import Batch, Hub
+from .hub import Hub
 from .outbox import Outbox
 from .plans import Plan, check_output, check_prompt
 from .settings import FlushSettings

@@ -212,7 +212,7 @@ def test_a_dead_engine_tells_its_clients_and_ends_the_process(tmp_path: Path) ->
     async def code_of(port: int) -> str | None:
         async with opened(f"ws://127.0.0.1:{port}/v1/session") as session:
             got = await session.ended(await session.submit(0, max_tokens=8))
-            return got.detail and got.detail.code
+            return got.detail.code if got.detail else None
 
     command = [sys.executable, "-c", _SERVE, "0", str(tmp_path / "log"), "Dies()"]
     pipe = subprocess.PIPE

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 
-from sampler_api.errors import AdapterCapacity, EngineFailed, ModelInvalid, SamplerError
+from sampler_api.errors import (
+    AdapterCapacity,
+    EngineFailed,
+    InvalidRequest,
+    ModelInvalid,
+    SamplerError,
+)
 
 from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Finish
 from .adapters import Adapters
@@ -93,7 +99,7 @@ class TorchCore:
         adapter = self.adapters.number(request.adapter)
         fault: SamplerError | None
         if request.key in self._sequences:
-            fault = EngineFailed(f"key {request.key} is in use")
+            fault = InvalidRequest(f"key: {request.key} is in use", "key")
         else:
             fault = fault_of(request, self.info.vocab_size, self.info.context_limit, adapter)
         if fault is not None:

@@ -163,8 +163,11 @@ class Submit(msgspec.Struct, array_like=True):
 
 
 class Join(msgspec.Struct, array_like=True, gc=False):
-    """Go on with a stream that this replica (same incarnation) already runs, from token
-    ``offset``."""
+    """Go on with a stream that this replica (same incarnation) already runs.
+
+    ``offset`` counts from the first output token of the sequence, those of earlier attempts
+    included.
+    """
 
     handle: int
     seq: int

@@ -1,1 +1,1 @@
-"""What every sampler shares: templates, inputs, seeds, stops, digests, and the calls that wait for groups."""
+"""What every sampler shares: templates, inputs, seeds, stops, digests, and calls that wait."""

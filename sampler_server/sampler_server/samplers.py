@@ -4,10 +4,15 @@
 model, a logits processor.
 """
 
+import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from sampler_api.names import SHA256_PREFIX
 from sampler_core.base import SamplerBase
 from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
 
@@ -34,12 +39,10 @@ class TorchSampler(SamplerBase):
         self, model_id: Any, *, tokenizer_dir: str | Path | None = None, **options: Any
     ) -> None:
         settings = TorchOptions(model_id, **options)
-        # Weights without files have no content digest that another process could compare.
         directory = model_directory(model_id)
-        if directory is not None and not settings.base_digest:
-            import dataclasses
-
-            settings = dataclasses.replace(settings, base_digest=base_digest(directory))
+        if not settings.base_digest:
+            digest = weights_digest(model_id) if directory is None else base_digest(directory)
+            settings = replace(settings, base_digest=digest)
         texts = Path(tokenizer_dir) if tokenizer_dir is not None else directory
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._engine = TorchEngine(settings)
@@ -50,7 +53,7 @@ class TorchSampler(SamplerBase):
                 # The caller and the engine are one process: it may read what the caller may read.
                 roots=[Path("/")],
                 engine=self._engine,
-                shapes=linear_shapes(directory) if directory is not None else None,
+                shapes=module_shapes(model_id) if directory is None else linear_shapes(directory),
                 max_adapters=settings.max_adapters,
                 max_rank=settings.max_lora_rank,
                 operation=lambda name: hub.operation(name, 600),
@@ -65,11 +68,6 @@ class TorchSampler(SamplerBase):
             ),
             snapshot_dir=lambda: self._folder("snapshots"),
         )
-
-    @property
-    def model(self) -> Any:
-        """The transformers model that the engine runs."""
-        return self._engine.model
 
     def _folder(self, name: str) -> Path:
         if self._scratch is None:
@@ -95,3 +93,25 @@ def model_directory(model: Any) -> Path | None:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(str(model)))
+
+
+def module_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Shapes (out, in) of a ready model's linear layers, by module name."""
+    return {
+        name: (module.weight.shape[0], module.weight.shape[1])
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def weights_digest(model: Any) -> str:
+    """Identity of a ready model: sha256 over names, dtypes, shapes and bytes of its weights.
+
+    Not comparable with the digest of a directory, which covers files.
+    """
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        total.update(flat.numpy().data)
+    return SHA256_PREFIX + total.hexdigest()

@@ -6,6 +6,7 @@ that an error ends only the sequences that cause it.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -89,6 +90,11 @@ class TorchCore:
             max_adapters=options.max_adapters,
             max_lora_rank=options.max_lora_rank,
         )
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._model.model
 
     @property
     def has_work(self) -> bool:

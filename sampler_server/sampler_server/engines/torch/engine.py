@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,11 @@ class TorchEngine:
         self._core: TorchCore | None = None
         self._thread: threading.Thread | None = None
         self._progress = EngineProgress()
+
+    @property
+    def model(self) -> Any:
+        """The transformers model that steps run on."""
+        return self._started().model
 
     @property
     def info(self) -> EngineInfo:

@@ -4,6 +4,7 @@ Nothing here knows whether the backend is an engine in this process or a fleet.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ from .view import InputView
 
 __all__ = ["CallOptions", "PreparedCall", "SamplerBase"]
 
+log = logging.getLogger(__name__)
+
 
 class CallOptions(msgspec.Struct, frozen=True):
     """Everything of a call but its inputs, checked and resolved once."""
@@ -75,6 +78,7 @@ class SamplerBase(Sampler):
         self._backend = backend
         self._template: Any = None
         self._template_lock = threading.Lock()
+        self._has_warned = False
         self._aliases = AdapterAliases(snapshot_dir)
 
     # -- the template ------------------------------------------------------------------------------
@@ -148,6 +152,12 @@ class SamplerBase(Sampler):
         params = SamplingParams.of(sampling_params)
         number = resolve_num_samples(params, num_samples)
         card = self._backend.card()
+        if not self._has_warned and _has_masked_logprobs(params, card):
+            self._has_warned = True
+            log.warning(
+                "logprobs with top_p, top_k or min_p are of the truncated distribution: a trainer "
+                "must mask the same candidates, or ask for logprobs_mode='raw'"
+            )
         ref = self._resolve_ref(card, adapter_name, adapter_path, use_base_model)
         return CallOptions(
             params, number, ref, Revision(ref.base, ref.adapter), card, group_key, session_key
@@ -396,6 +406,14 @@ class SamplerBase(Sampler):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _has_masked_logprobs(params: SamplingParams, card: ModelCard) -> bool:
+    """Whether logprobs were asked for that leave out what truncation removed."""
+    mode = params.logprobs_mode or card.logprobs_modes[0]
+    if params.logprobs is None or mode == "raw" or params.is_greedy:
+        return False
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
 
 
 def _check_on_error(on_error: str) -> None:

@@ -3,6 +3,7 @@
 
 # The tiers that need neither a GPU nor a cluster.
 QUICK_TIERS := unit contract chart docs
+ENGINE ?= torch
 SETUP := .venv/.setup-done
 PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
 
@@ -30,8 +31,8 @@ bench: $(SETUP) ## the short form of every benchmark
 	@set -e; for program in $(wildcard bench/*.py); do \
 	    echo "== $$program"; .venv/bin/python $$program --short; done
 
-demo: $(SETUP) ## the whole path on a real model: two servers, one killed halfway
-	@.venv/bin/python -m demo
+demo: $(SETUP) ## a real model on two servers, one killed halfway (ENGINE=sim: without a model, 15 s)
+	@.venv/bin/python -m demo --engine $(ENGINE)
 
 constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	.cache/uv-tool/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \

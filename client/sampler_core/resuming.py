@@ -23,6 +23,8 @@ def resumed_sequences(resume: Any, inputs: int, num_samples: int) -> list[Sample
         raise InvalidRequest(
             "resume: needs num_samples=1; give each sequence as its own input", "resume"
         )
+    if not isinstance(resume, SampledSequence | Sequence) or isinstance(resume, str):
+        raise InvalidRequest("resume: must be a sequence of a sampler, or one per input", "resume")
     found = [resume] if isinstance(resume, SampledSequence) else list(resume)
     if len(found) != inputs:
         raise InvalidRequest(f"resume: {len(found)} sequences for {inputs} inputs", "resume")
@@ -39,7 +41,7 @@ def preload(child: ChildWork, sequence: SampledSequence) -> None:
     """
     columns = Columns(child.columns.k)
     if columns.k and len(sequence.token_ids):
-        ids, values = _arrays(sequence.logprobs)
+        ids, values = _arrays(sequence.logprobs, columns.k)
         width = 1 if ids.ndim == 1 else ids.shape[1]
         if width != columns.k or len(ids) != len(sequence.token_ids):
             raise InvalidRequest(
@@ -59,9 +61,13 @@ def preload(child: ChildWork, sequence: SampledSequence) -> None:
     child.started = len(columns)
 
 
-def _arrays(rows: LogprobRows | Sequence[Any] | None) -> tuple[Any, Any]:
+def _arrays(rows: LogprobRows | Sequence[Any] | None, k: int) -> tuple[Any, Any]:
+    """Ids and logprobs of the rows; plain lists that truncation made shorter than k are filled."""
     if isinstance(rows, LogprobRows):
         return rows.ids, rows.values
-    table = np.array([list(row) for row in rows or ()], np.float64).reshape(len(rows or ()), -1, 2)
+    filled = [[*row, *[(-1, np.nan)] * (k - len(row))] for row in rows or ()]
+    if any(len(row) != k for row in filled):
+        return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
+    table = np.array(filled, np.float64).reshape(len(filled), k, 2)
     ids, values = table[..., 0].astype(np.int32), table[..., 1].astype(np.float32)
-    return (ids[:, 0], values[:, 0]) if ids.shape[1] == 1 else (ids, values)
+    return (ids[:, 0], values[:, 0]) if k == 1 else (ids, values)

@@ -185,6 +185,28 @@ def test_a_missing_logprob_is_an_error() -> None:
     assert isinstance(sequence.error, EngineError)
 
 
+@pytest.mark.rule("S4.10")
+@pytest.mark.parametrize("truncation", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
+def test_truncated_logprobs_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture, truncation: dict[str, Any]
+) -> None:
+    sampler = SamplerBase(RecordingBackend())
+    quiet: list[dict[str, Any]] = [
+        {"logprobs": 1},
+        truncation,
+        {"logprobs": 1, "logprobs_mode": "raw", **truncation},
+        {"logprobs": 1, "temperature": 0, **truncation},
+    ]
+    for params in quiet:
+        sampler.sample({"input_ids": [5]}, params)
+    assert caplog.messages == []
+    for _ in range(3):
+        sampler.sample({"input_ids": [5]}, {"logprobs": 1, **truncation})
+    (message,) = caplog.messages
+    assert "raw" in message
+    assert "mask" in message
+
+
 @pytest.mark.rule("S8.1", "S4.6")
 @pytest.mark.parametrize("logprobs", [None, 1])
 def test_scoring_generates_nothing(sampler: SamplerBase, logprobs: int | None) -> None:

@@ -36,6 +36,8 @@ __all__ = ["Connection"]
 
 log = logging.getLogger("sampler_client")
 
+_FRAMES_OF_A_SESSION = 2
+
 
 class FleetWatch(Protocol):
     """What a connection tells its fleet beyond its streams."""
@@ -69,6 +71,7 @@ class Connection:
         self._to_send = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._limbo: list[ChildWork] = []
+        self._frames = 0
 
     def wake(self) -> None:
         """The replica's next frame has something in it."""
@@ -93,7 +96,6 @@ class Connection:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, settings.reconnect_delay_max)
                 continue
-            delay = settings.reconnect_delay
             try:
                 await self._serve(socket, hello)
             except Exception:
@@ -101,6 +103,12 @@ class Connection:
             finally:
                 socket.transport.abort()
                 self._socket = None
+            if self._frames < _FRAMES_OF_A_SESSION:
+                # It welcomes us and ends: not to be asked again at once, and ever again.
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, settings.reconnect_delay_max)
+            else:
+                delay = settings.reconnect_delay
 
     async def _open(self) -> tuple[ClientConnection, ServerHello]:
         settings = self._settings
@@ -150,6 +158,7 @@ class Connection:
             replica.is_draining = False
         replica.seen = self._dispatcher.ticks
         self._socket = socket
+        self._frames = 0
         lost, self._limbo = self._limbo, []
         self._to_send.clear()
         self._dispatcher.connected(replica, lost)
@@ -157,6 +166,7 @@ class Connection:
         writer = asyncio.create_task(self._write(socket, replica))
         try:
             async for data in socket:
+                self._frames += 1
                 self._dispatcher.frame(replica, data)  # type: ignore[arg-type]
         except ConnectionClosed:
             pass

@@ -126,7 +126,7 @@ class Dispatcher:
         """Give waiting groups to replicas as long as credit lasts."""
         if self._quarantine:
             for replica, child in self._quarantine.admit(self.replicas.values()):
-                self._give(replica, child.group, [child], self._cost(child.group))
+                self._give(replica, child.group, [child], self._cost(child.group), is_urgent=True)
         backlog = self._backlog
         if not (backlog or self._parked):
             return
@@ -167,12 +167,17 @@ class Dispatcher:
             self._give(usable[chosen], group, children, cost)
 
     def _give(
-        self, replica: Replica, group: Group, children: Sequence[ChildWork], cost: int
+        self,
+        replica: Replica,
+        group: Group,
+        children: Sequence[ChildWork],
+        cost: int,
+        is_urgent: bool = False,
     ) -> None:
         ticks = self.ticks
         for child in children:
             child.seen = child.since = ticks
-        replica.submit(group, children, cost)
+        replica.submit(group, children, cost, is_urgent)
         self._wake(replica)
 
     def _set_ready(self, ready: list[Replica]) -> None:

@@ -252,7 +252,8 @@ class _Worker:
             self._take_inbox()
             self._give_up(SamplerClosed("the sampler was closed"))
             byes = [connection.say_bye() for connection, _ in self._connections.values()]
-            await asyncio.wait_for(asyncio.gather(*byes), 2)
+            if byes:
+                await asyncio.wait([asyncio.ensure_future(bye) for bye in byes], timeout=2)
             for connection, _ in self._connections.values():
                 connection.abandon()
             self.dispatcher.close()

@@ -1,7 +1,8 @@
 """Sequences that engines fail on: each is tried once more alone, where it harms nobody. Pure.
 
-A replica is emptied for a suspect — it gets no new work until what runs there has ended — and is
-free again when the suspect has. Only what fails there too is poison.
+Alone means: the replica is reserved and gets no new work, and everything else that runs there has
+made a token in its present attempt, so that nobody but the suspect can be to blame for what happens
+next. The reservation ends with the suspect's first token, or with the suspect.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,18 +21,20 @@ _MOST_RESERVED = 1 / 8
 
 
 def is_suspect(child: ChildWork) -> bool:
-    """Engines of two replicas failed on it, or three replicas in a row died with it."""
+    """Engines failed on it twice, or three replicas in a row died with it before its first
+    token."""
     return child.failures >= _SUSPECT_FAILURES or child.deaths >= _SUSPECT_DEATHS
 
 
 class Quarantine:
-    """The suspects that wait for a replica of their own."""
+    """The suspects that wait for a replica of their own, and the replicas that they have."""
 
     def __init__(self) -> None:
         self._waiting: list[ChildWork] = []
+        self._reserved: list[Replica] = []
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._reserved)
 
     def add(self, child: ChildWork) -> None:
         """A suspect that is to be tried once more."""
@@ -48,34 +51,47 @@ class Quarantine:
         return {child.group.ref.base for child in self._waiting}
 
     def admit(self, replicas: Iterable[Replica]) -> list[tuple[Replica, ChildWork]]:
-        """Reserve replicas, and say which suspects can go to theirs now."""
+        """Reserve and free replicas, and say which suspects can go to theirs now."""
         connected = [r for r in replicas if r.is_connected and not r.is_draining]
         self._waiting = [child for child in self._waiting if child.flag == RUNNING]
-        for replica in connected:
-            alone = replica.reserved_for
-            if alone is not None and alone.flag != RUNNING:
-                replica.reserved_for = None
+        for replica in self._reserved:
+            self._free(replica)
+        self._reserved = [r for r in self._reserved if r.reserved_for is not None]
         placed: list[tuple[Replica, ChildWork]] = []
         for child in self._waiting:
-            own = next((r for r in connected if r.reserved_for is child), None)
+            own = next((r for r in self._reserved if r.reserved_for is child), None)
             if own is None:
-                own = self._choose(connected, child)
-            if own is not None and not own.children:
+                own = self._reserve(connected, child)
+            if own is not None and all(map(_has_begun, own.children.values())):
                 placed.append((own, child))
         for _, child in placed:
             self._waiting.remove(child)
         return placed
 
-    @staticmethod
-    def _choose(connected: list[Replica], child: ChildWork) -> Replica | None:
-        if sum(r.reserved_for is not None for r in connected) > len(connected) * _MOST_RESERVED:
+    def _free(self, replica: Replica) -> None:
+        suspect = replica.reserved_for
+        if suspect is None:
+            return
+        if suspect.flag != RUNNING or not replica.is_connected or replica.is_draining:
+            replica.reserved_for = None
+        elif replica.children.get(suspect.handle) is suspect and _has_begun(suspect):
+            suspect.deaths = 0
+            replica.reserved_for = None
+
+    def _reserve(self, connected: list[Replica], child: ChildWork) -> Replica | None:
+        if len(self._reserved) > len(connected) * _MOST_RESERVED:
             return None
         base = child.group.ref.base
         free = [r for r in connected if r.reserved_for is None and r.hello.card.base == base]
-        # Where it has not failed yet, then where the least has to end first.
+        # Where it has not failed yet, then where the least runs.
         own = min(
             free, key=lambda r: (r.incarnation in child.refused_by, len(r.children)), default=None
         )
         if own is not None:
             own.reserved_for = child
+            self._reserved.append(own)
         return own
+
+
+def _has_begun(child: ChildWork) -> bool:
+    return len(child.columns) > child.started

@@ -119,8 +119,11 @@ class Replica:
         self.load_tokens += cost
         return handle
 
-    def submit(self, group: Group, children: Sequence[ChildWork], cost: int) -> None:
-        """Send children of one input; ``cost`` is KV tokens a child."""
+    def submit(
+        self, group: Group, children: Sequence[ChildWork], cost: int, is_urgent: bool = False
+    ) -> None:
+        """Send children of one input; ``cost`` is KV tokens a child. Urgent ones are answered
+        token by token."""
         frame = self._frame
         params = self._params.get(id(group.params))
         if params is None:
@@ -146,7 +149,14 @@ class Replica:
                 self._output_columns.append(child.columns.tokens)
         prompt = group.prompt_ids
         frame.submits.append(
-            Submit(group.seq, len(frame.prompts), params, revision, rows, group.is_interactive)
+            Submit(
+                group.seq,
+                len(frame.prompts),
+                params,
+                revision,
+                rows,
+                group.is_interactive or is_urgent,
+            )
         )
         frame.prompts.append(len(prompt))
         self._prompt_columns.append(prompt.data)

@@ -518,20 +518,25 @@ def test_what_three_engines_fail_on_is_poison() -> None:
 def test_the_last_try_is_alone_on_a_replica_that_takes_nothing_else() -> None:
     world = World("a")
     a = world.replicas["a"]
-    suspect, healthy = world.submit(1, 1)
+    suspect, healthy, begun = world.submit(1, 1, 1)
     a.take()
     for _ in range(2):
         fail(a, suspect.children[0].handle)
         a.take()
     assert suspect.children[0].handle == -1
     (late,) = world.submit(1)
+    a.give(begun.children[0].handle, [5])
+    a.flush()
     assert a.take().asked == {}
     a.end(healthy.children[0].handle, LENGTH, [5])
     a.flush()
-    assert [x.seq for x in a.take().asked.values()] == [suspect.seq]
-    a.finish_all()
+    said = a.take()
+    assert [x.seq for x in said.asked.values()] == [suspect.seq]
+    assert said.frame.submits[0].is_interactive
+    a.give(suspect.children[0].handle, [5])
+    a.flush()
     assert [x.seq for x in a.take().asked.values()] == [late.seq]
-    assert world.done == [healthy, suspect]
+    a.finish_all()
     assert suspect.children[0].flag == LENGTH
 
 

@@ -1,0 +1,185 @@
+"""Nothing lost, nothing twice, nothing changed, whatever breaks between client and replicas."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.ledger import Asked, Got, check, read_ledger
+from tests.proxy import FaultProxy, FaultSchedule
+from tests.servers import SimServer
+
+from sampler_api.logprobs import LogprobRows
+from sampler_api.results import Responses, SampledSequence
+from sampler_client import RemoteSampler, SamplingParams
+from sampler_core.base import SamplerBase
+from sampler_core.seeds import child_seed
+from sampler_server.engines.sim.tokens import sim_sequence
+
+SEED = 20
+REQUESTS = 2000
+TOKENS = 64
+REPLICAS = 3
+KINDS = ("kill", "kill and start late", "drain", "freeze")
+OPTIONS = (
+    *("--sim-decode-rate", "60", "--sim-prefill-rate", "50000", "--sim-jitter", "0.2"),
+    *("--max-num-seqs", "512", "--listen-seconds", "0", "--orphan-seconds", "5"),
+    *("--log-level", "warning"),
+)
+
+
+class Job(NamedTuple):
+    """All inputs that ask for ``n`` sequences: one call."""
+
+    n: int
+    prompts: list[list[int]]
+
+    @property
+    def seed(self) -> int:
+        return 1000 * self.n
+
+    def expected(self) -> Iterator[tuple[int, int, list[int], int]]:
+        """Input, child, prompt and child seed of every sequence."""
+        for index, prompt in enumerate(self.prompts):
+            for child in range(self.n):
+                yield index, child, prompt, child_seed(self.seed, index, child)
+
+
+def jobs_of(draw: random.Random) -> list[Job]:
+    jobs = {n: Job(n, []) for n in range(1, 9)}
+    for _ in range(REQUESTS):
+        prompt = [draw.randrange(256) for _ in range(draw.randint(4, 64))]
+        jobs[draw.randint(1, 8)].prompts.append(prompt)
+    return list(jobs.values())
+
+
+class ServerFaults:
+    """Kills, restarts, drains and freezes servers by a seeded schedule, in a thread of its own."""
+
+    def __init__(self, servers: list[SimServer], seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._servers = servers
+        self._draw = random.Random(seed)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "ServerFaults":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        draw = self._draw
+        kinds: list[str] = []
+        while not self._is_over.wait(draw.uniform(0.2, 1.5)):
+            # Every kind once a round, so that a short run has them all.
+            kinds = kinds or draw.sample(KINDS, len(KINDS))
+            kind = kinds.pop()
+            server = draw.choice(self._servers)
+            self.counts[kind] += 1
+            if kind == "freeze":
+                server.freeze()
+                self._is_over.wait(draw.uniform(0.1, 2.5))
+                server.thaw()
+                continue
+            if kind == "drain":
+                server.terminate()
+            else:
+                server.kill()
+            if kind == "kill and start late":
+                self._is_over.wait(draw.uniform(0.2, 1.0))
+            server.start()
+
+
+def run_jobs(sampler: SamplerBase, jobs: list[Job]) -> list[Responses]:
+    """All jobs at once, a thread each."""
+    answers: list[Responses | None] = [None] * len(jobs)
+
+    def call(number: int, job: Job) -> None:
+        params = SamplingParams(max_tokens=TOKENS, seed=job.seed, logprobs=1)
+        inputs: list[Any] = [{"input_ids": prompt} for prompt in job.prompts]
+        answers[number] = sampler.sample(inputs, params, num_samples=job.n)
+
+    threads = [threading.Thread(target=call, args=each) for each in enumerate(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answer is not None for answer in answers), "a call has failed"
+    return [answer for answer in answers if answer is not None]
+
+
+def segments_fit(sequence: SampledSequence) -> bool:
+    """Segments follow each other without a gap and cover every token."""
+    spans = [(s.start, s.end) for s in sequence.segments]
+    starts = [0, *(end for _, end in spans)]
+    return [start for start, _ in spans] == starts[:-1] and starts[-1] == len(sequence.tokens)
+
+
+# Runs about 30 s on two idle cores.
+@pytest.mark.timeout(240)
+def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "ledger"
+    jobs = jobs_of(random.Random(SEED))
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                SimServer(tmp_path / f"server-{i}.log", *OPTIONS, "--sim-ledger", str(ledger))
+            )
+            for i in range(REPLICAS)
+        ]
+        # The last server is met directly: the client itself sees that nobody listens.
+        proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers[:-1]]
+        sampler = stack.enter_context(
+            RemoteSampler(
+                ",".join([*(proxy.url for proxy in proxies), servers[-1].url]),
+                tick=0.1,
+                connect_timeout=0.5,
+                silence_timeout=1.5,
+                progress_timeout=5.0,
+                reconnect_delay_max=0.5,
+            )
+        )
+        faults = stack.enter_context(ServerFaults(servers, SEED))
+        for number, proxy in enumerate(proxies):
+            proxy.start(FaultSchedule(SEED + number, mean_pause=1.0))
+        answers = run_jobs(sampler, jobs)
+    base = answers[0].sequences[0].revision
+    assert base is not None
+
+    asked: list[Asked] = []
+    got: list[Got] = []
+    ended: Counter[str] = Counter()
+    for job, answer in zip(jobs, answers, strict=True):
+        assert [len(response.sequences) for response in answer] == [job.n] * len(job.prompts)
+        for index, child, prompt, seed in job.expected():
+            sequence = answer[index].sequences[child]
+            tokens, logprobs = sim_sequence(prompt, seed, base.base, None, TOKENS)
+            assert sequence.tokens == tokens
+            assert isinstance(sequence.logprobs, LogprobRows)
+            assert sequence.logprobs.sampled.tolist() == logprobs
+            assert sequence.stop_reason == "length"
+            assert segments_fit(sequence)
+            ended.update(segment.ended for segment in sequence.segments)
+            asked.append(Asked(tuple(prompt), seed, base.base))
+            got.append(Got(asked[-1], tuple(sequence.tokens)))
+    violations = check(read_ledger(ledger), asked, got, TOKENS)
+    on_wire = sum((proxy.counts for proxy in proxies), Counter[str]())
+    with capsys.disabled():
+        print(f"\n  {len(got)} sequences, {violations}; segments ended: {dict(ended)}")
+        print(f"  faults of servers: {dict(faults.counts)}, of connections: {dict(on_wire)}")
+    assert violations.count == 0, str(violations)
+    # Faults that hit nothing would prove nothing.
+    assert ended["lost"] > 200
+    assert ended["drained"] > 0
+    assert set(faults.counts) == set(KINDS)
+    assert on_wire["cut"] + on_wire["half_close_client"] + on_wire["half_close_server"] >= 10

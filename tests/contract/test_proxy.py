@@ -1,0 +1,116 @@
+"""The fault proxy breaks what it is told to break, and a seed always gives the same faults."""
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+from tests.proxy import KINDS, FaultProxy, FaultSchedule, wait_until
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        try:
+            while data := self.request.recv(1 << 16):
+                self.request.sendall(data)
+            # What is said after the client's last word shows that this direction is open.
+            self.request.sendall(b"bye")
+        except OSError:
+            pass
+
+
+class Echoes(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultProxy]:
+    with Echoes(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with FaultProxy(server.server_address[1]) as proxy:
+                yield proxy
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def connect(proxy: FaultProxy) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+    made.settimeout(5)
+    return made
+
+
+def echo(connection: socket.socket, data: bytes) -> bytes:
+    connection.sendall(data)
+    return connection.recv(1 << 16)
+
+
+def test_bytes_pass_both_ways(proxy: FaultProxy) -> None:
+    with connect(proxy) as connection:
+        assert echo(connection, b"one") == b"one"
+
+
+def test_a_cut_resets_the_connection_and_the_next_one_works(proxy: FaultProxy) -> None:
+    with connect(proxy) as connection:
+        echo(connection, b"one")
+        assert proxy.cut() == 1
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    with connect(proxy) as connection:
+        assert echo(connection, b"two") == b"two"
+
+
+def test_a_half_close_to_the_server_leaves_the_way_back_open(proxy: FaultProxy) -> None:
+    with connect(proxy) as connection:
+        echo(connection, b"one")
+        assert proxy.half_close("server") == 1
+        assert connection.recv(10) == b"bye"
+
+
+def test_a_half_close_to_the_client_ends_what_it_reads(proxy: FaultProxy) -> None:
+    with connect(proxy) as connection:
+        echo(connection, b"one")
+        proxy.half_close("client")
+        assert connection.recv(10) == b""
+
+
+def test_a_stall_loses_nothing(proxy: FaultProxy) -> None:
+    with connect(proxy) as connection:
+        echo(connection, b"one")
+        proxy.stall()
+        connection.sendall(b"two")
+        connection.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            connection.recv(10)
+        connection.settimeout(5)
+        proxy.flow()
+        assert connection.recv(10) == b"two"
+
+
+def test_a_closed_listener_refuses_until_it_listens_again(proxy: FaultProxy) -> None:
+    proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        connect(proxy)
+    proxy.accept()
+    with connect(proxy) as connection:
+        assert echo(connection, b"one") == b"one"
+
+
+def test_a_schedule_runs_until_calm(proxy: FaultProxy) -> None:
+    proxy.start(FaultSchedule(1, mean_pause=0.002, mean_seconds=0.002))
+    wait_until(lambda: len(set(proxy.counts) & set(KINDS)) == len(KINDS), "every kind of fault")
+    proxy.calm()
+    with connect(proxy) as connection:
+        assert echo(connection, b"one") == b"one"
+
+
+def test_a_seed_gives_the_same_faults() -> None:
+    first, again, other = FaultSchedule(3), FaultSchedule(3), FaultSchedule(4)
+    faults = list(islice(first, 100))
+    assert faults == list(islice(again, 100)) != list(islice(other, 100))
+    assert {fault.kind for fault in faults} == set(KINDS)

@@ -1,6 +1,8 @@
 """Sections 5 and 6 of docs/semantics.md: what is drawn, and seeds."""
 
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,18 @@ def test_without_a_seed_nothing_repeats(sampler: SamplerBase, own_sampler: Sampl
     drawn = [tokens for _ in range(3) for tokens in tokens_of(sampler.sample(inputs, HOT))]
     drawn += tokens_of(own_sampler.sample(inputs, HOT, num_samples=2))
     assert len({tuple(tokens) for tokens in drawn}) == 15
+
+
+@pytest.mark.rule("S6.5")
+def test_fresh_processes_seed_themselves() -> None:
+    program = "from sampler_server.engines.torch.noise import private_seed; print(private_seed(1))"
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    seeds = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert seeds[0] != seeds[1]
 
 
 def keys(inputs: list[dict[str, Any]], **options: Any) -> list[int]:

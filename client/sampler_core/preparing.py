@@ -1,0 +1,183 @@
+"""From what a caller passes to groups that can run, and from finished groups to responses."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sampler_api.errors import InvalidRequest, SamplerError
+from sampler_api.frames import ModelCard, RevisionRef
+from sampler_api.params import SamplingParams
+from sampler_api.results import Responses, SampledSequence
+from sampler_api.revisions import Revision
+
+from .aliases import AdapterAliases
+from .calls import errors_of, failed_response, raise_first, respond
+from .groups import Backend, Group
+from .inputs import check_supported, is_encoded, prompt_ids, resolve_num_samples
+from .resuming import preload, resumed_sequences
+from .seeds import child_seed, group_hash
+from .template_slot import TemplateSlot
+from .view import InputView
+
+__all__ = ["CallOptions", "PreparedCall", "Preparer", "finish_call"]
+
+log = logging.getLogger(__name__)
+
+
+class CallOptions(msgspec.Struct, frozen=True):
+    """Everything of a call but its inputs, checked and resolved once."""
+
+    params: SamplingParams
+    num_samples: int
+    ref: RevisionRef
+    revision: Revision
+    card: ModelCard
+    group_keys: str | Sequence[str] | None
+    session_key: str | None
+    is_interactive: bool = False
+
+
+class PreparedCall(msgspec.Struct):
+    """Groups that can run, and the inputs that were refused before they were sent."""
+
+    groups: list[Group]
+    views: dict[int, InputView]
+    errors: dict[int, SamplerError]
+
+
+class Preparer:
+    """Makes the groups of one sampler's calls. Thread-safe."""
+
+    def __init__(self, backend: Backend, aliases: AdapterAliases, templates: TemplateSlot) -> None:
+        self._backend = backend
+        self._aliases = aliases
+        self._templates = templates
+        self._has_warned = False
+
+    def options(
+        self,
+        sampling_params: SamplingParams | Mapping[str, Any] | None,
+        num_samples: int,
+        adapter_name: str,
+        adapter_path: str | None,
+        use_base_model: bool,
+        group_key: str | Sequence[str] | None,
+        session_key: str | None,
+    ) -> CallOptions:
+        """What holds for all inputs of a call. Raises InvalidRequest; blocks until the model is
+        known."""
+        params = SamplingParams.of(sampling_params)
+        number = resolve_num_samples(params, num_samples)
+        card = self._backend.card()
+        if not self._has_warned and _has_masked_logprobs(params, card):
+            self._has_warned = True
+            log.warning(
+                "logprobs with top_p, top_k or min_p are of the truncated distribution: a trainer "
+                "must mask the same candidates, or ask for logprobs_mode='raw'"
+            )
+        ref = self._resolve_ref(card, adapter_name, adapter_path, use_base_model)
+        return CallOptions(
+            params, number, ref, Revision(ref.base, ref.adapter), card, group_key, session_key
+        )
+
+    def _resolve_ref(
+        self, card: ModelCard, adapter_name: str, adapter_path: str | None, use_base_model: bool
+    ) -> RevisionRef:
+        if use_base_model or not (adapter_name or adapter_path):
+            return RevisionRef(card.base)
+        if adapter_path:
+            bound = self._aliases.of_path(str(adapter_path), adapter_name)
+        else:
+            bound = self._aliases.get(adapter_name)
+        return RevisionRef(card.base, bound.digest, bound.name, bound.path)
+
+    def group(
+        self,
+        index: int,
+        feature: dict[str, Any],
+        options: CallOptions,
+        on_done: Any,
+        resumed: SampledSequence | None = None,
+    ) -> tuple[Group, InputView]:
+        """One input, encoded and checked. Raises InvalidRequest, Unsupported."""
+        params = options.params
+        encoded = feature
+        if not is_encoded(feature):
+            check_supported(feature)
+            template = self._templates.template
+            if template is None:
+                raise InvalidRequest(
+                    "messages: the served model has no tokenizer; call set_template(...) "
+                    "or give input_ids",
+                    "messages",
+                )
+            encoded = template.encode(feature, add_generation_prompt=params.max_tokens != 0)
+        ids = prompt_ids(encoded, options.card.vocab_size, options.card.context_limit)
+        seed = params.seed
+        number = options.num_samples
+        seeds: Sequence[int | None] = (
+            [None] * number if seed is None else [child_seed(seed, index, k) for k in range(number)]
+        )
+        keys = options.group_keys
+        explicit = keys if keys is None or isinstance(keys, str) else keys[index]
+        if options.session_key is not None:
+            explicit = (
+                options.session_key if explicit is None else f"{options.session_key}/{explicit}"
+            )
+        key = group_hash(ids.data, options.ref.base, options.ref.adapter, explicit)
+        group = Group(index, ids, params, options.ref, seeds, key, on_done, options.is_interactive)
+        if resumed is not None:
+            preload(group.children[0], resumed)
+        return group, InputView(encoded, ids, self._templates.loaded or self._templates)
+
+    def prepare(
+        self,
+        inputs: Sequence[dict[str, Any]],
+        options: CallOptions,
+        on_done: Any,
+        resume: SampledSequence | Sequence[SampledSequence | None] | None,
+    ) -> PreparedCall:
+        """All inputs; the ones that are refused stand in ``errors``."""
+        resumed = resumed_sequences(resume, len(inputs), options.num_samples)
+        prepared = PreparedCall([], {}, {})
+        keys = options.group_keys
+        if keys is not None and not isinstance(keys, str) and len(keys) != len(inputs):
+            raise InvalidRequest(
+                f"group_key: {len(keys)} keys for {len(inputs)} inputs", "group_key"
+            )
+        for index, feature in enumerate(inputs):
+            try:
+                group, view = self.group(index, feature, options, on_done, resumed[index])
+            except SamplerError as error:
+                prepared.errors[index] = error
+            else:
+                prepared.groups.append(group)
+                prepared.views[index] = view
+        return prepared
+
+
+def finish_call(
+    number: int, prepared: PreparedCall, options: CallOptions, on_error: str
+) -> Responses:
+    """One response per input, in order; raises the first error when ``on_error`` says so."""
+    by_index = {group.index: group for group in prepared.groups}
+    responses = Responses()
+    for index in range(number):
+        group = by_index.get(index)
+        if group is None:
+            responses.append(failed_response(prepared.errors[index], options.num_samples))
+        else:
+            responses.append(respond(group, prepared.views[index], options.revision))
+    if on_error == "raise":
+        raise_first({**prepared.errors, **errors_of(prepared.groups)}, responses)
+    return responses
+
+
+def _has_masked_logprobs(params: SamplingParams, card: ModelCard) -> bool:
+    """Whether logprobs were asked for that leave out what truncation removed."""
+    mode = params.logprobs_mode or card.logprobs_modes[0]
+    if params.logprobs is None or mode == "raw" or params.is_greedy:
+        return False
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0

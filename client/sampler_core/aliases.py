@@ -29,6 +29,7 @@ class AdapterAliases:
         self._lock = threading.Lock()
         self._bound: dict[str, AdapterRevision] = {}
         self._seen: dict[Path, tuple[_Stamp, AdapterRevision]] = {}
+        self._sources: dict[str, str] = {}
         self._snapshot_dir = snapshot_dir
 
     def bind(
@@ -63,6 +64,8 @@ class AdapterAliases:
         if self._snapshot_dir is not None:
             copy = self._snapshot_dir() / snapshot.digest.removeprefix(SHA256_PREFIX)
             write_snapshot(snapshot, copy)
+            with self._lock:
+                self._sources[str(copy)] = snapshot.source or "adapter"
             return str(copy)
         if isinstance(source, str | Path):
             return str(Path(source).resolve())
@@ -71,6 +74,11 @@ class AdapterAliases:
             "the adapter below one of their --adapter-root directories and pass that directory",
             "config_or_dir",
         )
+
+    def source_of(self, path: str) -> str:
+        """What the caller knows a copy as; any other path is itself."""
+        with self._lock:
+            return self._sources.get(path, path)
 
     def commit(self, revision: AdapterRevision) -> None:
         """Switch the name, unless a later generation overtook this one."""

@@ -60,7 +60,8 @@ class AdapterStore:
 
     ``roots``: directories below which adapters may be read. ``shapes``: ``(out, in)`` of the base's
     linear modules, ``None`` where they are not known (an engine without weights). ``operation``
-    wraps every load and unload, so that the watchdog lets the engine stand still.
+    wraps every load and unload, so that the watchdog lets the engine stand still. ``shown`` gives
+    the name of a path in messages.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class AdapterStore:
         *,
         operation: Operation = lambda name: nullcontext(),
         max_store_bytes: int = MAX_STORE_BYTES,
+        shown: Callable[[str], str] = str,
     ) -> None:
+        self._shown = shown
         self._roots = list(roots)
         self._engine = engine
         self._shapes = dict(shapes or {})
@@ -233,13 +236,13 @@ class AdapterStore:
             snapshot = snapshot_adapter(directory, roots=self._roots)
         except (AdapterInvalid, AdapterUnsupported) as error:
             # The digest is that of a good adapter: something else is there by now.
-            raise _overwritten(path, digest, error.message) from None
+            raise _overwritten(self._shown(path), digest, error.message) from None
         if snapshot.digest != digest:
-            raise _overwritten(path, digest, f"found {snapshot.digest}")
+            raise _overwritten(self._shown(path), digest, f"found {snapshot.digest}")
         try:
             self._check(snapshot)
         except AdapterError as error:
-            raise type(error)(f"{path}: {error.message}", error.field) from None
+            raise type(error)(f"{self._shown(path)}: {error.message}", error.field) from None
         return snapshot
 
     def _check(self, snapshot: AdapterSnapshot) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from sampler_api.errors import PayloadTooLarge, Unsupported
+from sampler_api.errors import InvalidRequest, PayloadTooLarge, Unsupported
+from sampler_api.frames import RevisionRef
 from sampler_api.names import ADAPTERS_PATH, SESSION_PATH, TOKENIZER_PATH
 
 from .auth import Access
@@ -122,10 +123,16 @@ async def models(request: Request) -> Mapping[str, Any]:
     return {"object": "list", "data": models}
 
 
-class AdapterConfig(BaseModel):
-    """The adapter to make: a PEFT config, as in ``adapter_config.json``."""
+class AdapterRequest(BaseModel):
+    """Either ``config``, a PEFT config as in ``adapter_config.json``: make the zero adapter of it.
+    Or ``digest`` and ``path``: load that revision from that directory now."""
 
-    config: dict[str, Any]
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any] | None = None
+    name: str = ""
+    digest: str | None = None
+    path: str | None = None
 
 
 @_router.get(ADAPTERS_PATH)
@@ -136,15 +143,27 @@ async def adapters(request: Request) -> Mapping[str, Any]:
     return {"adapters": [{"digest": d, "name": n} for d, n in sorted(held.items())]}
 
 
-def _may_publish(request: Request) -> None:
-    request.app.state.access.check(request.headers, "publish")
+def _may_sample(request: Request) -> None:
+    request.app.state.access.check(request.headers, "sample")
 
 
-# A dependency runs before the body is judged: who may not publish learns nothing else.
-@_router.post(ADAPTERS_PATH, status_code=201, dependencies=[Depends(_may_publish)])
-async def create_adapter(request: Request, body: AdapterConfig) -> Mapping[str, Any]:
-    """Make the zero adapter of a config: the same digest on every replica."""
-    return {"digest": await _adapters(request).create(body.config)}
+# A dependency runs before the body is judged: who has no token learns nothing else.
+@_router.post(ADAPTERS_PATH, status_code=201, dependencies=[Depends(_may_sample)])
+async def add_adapter(request: Request, body: AdapterRequest) -> Mapping[str, Any]:
+    """Make a zero adapter (the same digest on every replica), or load a revision ahead of time.
+
+    Loading needs no more than the right to sample: a request that names the revision does it too.
+    """
+    if body.config is not None:
+        request.app.state.access.check(request.headers, "publish")
+        return {"digest": await _adapters(request).create(body.config)}
+    if body.digest is None or body.path is None:
+        raise InvalidRequest("digest: give digest and path, or config", "digest")
+    store = _adapters(request)
+    card = request.app.state.hub.card
+    await store.acquire(RevisionRef(card.base, body.digest, body.name, body.path))
+    store.release(body.digest)
+    return {"digest": body.digest}
 
 
 def _adapters(request: Request) -> Adapters:

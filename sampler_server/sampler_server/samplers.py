@@ -57,6 +57,7 @@ class TorchSampler(SamplerBase):
                 max_adapters=settings.max_adapters,
                 max_rank=settings.max_lora_rank,
                 operation=lambda name: hub.operation(name, 600),
+                shown=lambda path: self._aliases.source_of(path),
             )
 
         super().__init__(

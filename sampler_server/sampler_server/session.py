@@ -115,8 +115,6 @@ class Session:
         prompts, outputs, acks = client_columns(frame, columns)
         if acks:
             self._acknowledge(acks)
-        if frame.cancels:
-            self._cancel(frame.cancels)
         for cancel in frame.cancel_ids:
             self._cancel_id(cancel)
         for join in frame.joins:
@@ -124,6 +122,9 @@ class Session:
         if frame.submits:
             del prompts
             self._submit(frame, columns, outputs)
+        if frame.cancels:
+            # Last: a frame may cancel what it submits.
+            self._cancel(frame.cancels)
         if frame.demand is not None and frame.demand != self.demand:
             self.demand = max(0, frame.demand[0]), max(0, frame.demand[1])
             self._credits.changed()

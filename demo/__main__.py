@@ -63,15 +63,23 @@ def main() -> int:
     try:
         line = _run(engine, folder, console)
     except KeyboardInterrupt:
-        console.print(f"demo stopped; logs of the servers are in {folder}", style="yellow")
+        console.print("demo stopped", style="yellow")
+        _tell_logs(folder, console)
         return 130
     except (_Failed, JobError, SamplerError, ServerError, WheelError, OSError) as error:
-        console.print(f"demo failed: {error}", style="red", markup=False)
-        console.print(f"logs of the servers are in {folder}", soft_wrap=True)
+        console.print(f"demo failed: {error}", style="red", markup=False, soft_wrap=True)
+        _tell_logs(folder, console)
         return 1
     shutil.rmtree(folder)
     console.print(line, style="bold green")
     return 0
+
+
+def _tell_logs(folder: Path, console: Console) -> None:
+    if any(folder.glob("*.log")):
+        console.print(f"logs of the servers are in {folder}", soft_wrap=True)
+    else:
+        shutil.rmtree(folder)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -146,7 +154,8 @@ def _sample(sampler: RemoteSampler, servers: Servers, adapter_dir: Path, console
     difference = largest_difference(sampler, continued, prompts, adapter_of)
     console.print(
         f"the {len(continued)} continued sequences scored again on the server that is left: "
-        f"logprobs differ by at most {difference:.1e}"
+        f"logprobs differ by at most {difference:.1e}",
+        soft_wrap=True,
     )
     if not difference <= _TOLERANCE:
         raise _Failed(f"logprobs of continued sequences differ by {difference} when scored again")

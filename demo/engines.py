@@ -54,7 +54,7 @@ def _sim(root: Path, servers: int, log: Log) -> EngineSetup:
     save_file(tensors, directory / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
     (directory / "adapter_config.json").write_text(json.dumps(config))
-    pace = ("--sim-decode-rate", "25", "--sim-eos-rate", "0.02", "--sim-jitter", "0.2")
+    pace = ("--sim-decode-rate", "50", "--sim-eos-rate", "0.02", "--sim-jitter", "0.2")
     return EngineSetup(("--engine", "sim", "--max-num-seqs", "8", *pace), directory)
 
 

@@ -8,7 +8,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["WheelError", "fetch_wheel"]
+__all__ = ["WheelError", "fetch_wheel", "verify"]
 
 _REPOSITORY = Path(__file__).parent.parent
 _BLOCK_BYTES = 1 << 20
@@ -38,7 +38,7 @@ def fetch_wheel(project: str, version: str, sha256: str, folder: Path) -> Path:
         )
         found = list(folder.glob("*.whl"))
         if done.returncode == 0 and found:
-            _verify(found[0], sha256)
+            verify(found[0], sha256)
             return found[0]
         last = done.stderr.strip()
     raise WheelError(
@@ -64,7 +64,8 @@ def _pythons(folder: Path) -> Iterator[Path]:
     yield environment / "bin/python"
 
 
-def _verify(path: Path, sha256: str) -> None:
+def verify(path: Path, sha256: str) -> None:
+    """Raises WheelError when the file's digest is another one."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):

@@ -7,8 +7,8 @@ closes; then each side sends :class:`ClientFrame` and :class:`ServerFrame` at wi
 
 A *handle* is a small number that the client gives to one attempt of one sequence on one session. It
 is free again when a delta with a flag other than ``RUNNING`` has arrived for it; a server takes the
-acks of a frame before its submits and joins. An *id* is (client uuid, seq, child); ``attempt``
-fences: columns of an older attempt are never taken.
+acks of a frame before its submits and joins, and its cancels after them. An *id* is (client uuid,
+seq, child); ``attempt`` fences: columns of an older attempt are never taken.
 
 Columns of a :class:`ClientFrame`: prompts i32 one after another, then outputs i32 (the delivered
 tokens of every child with ``output_length`` > 0, in order), then acks u32.

@@ -1,5 +1,6 @@
 """The columns of one sequence: bytes while it grows, arrays at the end."""
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ class Columns:
         return LogprobRows(ids, np.frombuffer(self.top_logprobs, np.float32).reshape(shape))
 
 
-class Chunks:
+class Chunks(msgspec.Struct, gc=False, eq=False):
     """Where a sequence arrives: the same columns as the pieces that came, joined when read.
 
     Whoever receives a delta appends ``tokens`` to ``token_parts`` and, as ``k`` asks for,
@@ -65,13 +66,10 @@ class Chunks:
     next to nothing a token.
     """
 
-    __slots__ = ("id_parts", "k", "token_parts", "value_parts")
-
-    def __init__(self, k: int = 0) -> None:
-        self.k = k
-        self.token_parts: list[bytes] = []
-        self.value_parts: list[bytes] = []
-        self.id_parts: list[bytes] = []
+    k: int = 0
+    token_parts: list[bytes] = []
+    value_parts: list[bytes] = []
+    id_parts: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self.tokens) >> 2

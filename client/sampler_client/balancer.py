@@ -8,7 +8,7 @@ Where credit has run out, the next in order is taken: no replica idles while wor
 that come apart in time still find each other, since the order depends on the key alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -43,14 +43,6 @@ def salt_of(identity: str) -> int:
     return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
 
 
-def _score(key: int, salt: int) -> int:
-    # The finaliser of splitmix64: two multiplications mix all 64 bits.
-    x = (key ^ salt) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
-
-
 class Order:
     """Replicas by their salts, to be put in the order that a key prefers them."""
 
@@ -62,23 +54,41 @@ class Order:
         if len(self._salts) >= _VECTORISE_FROM:
             self._table = np.array(self._salts, np.uint64)
 
-    def of(self, key: int) -> Iterator[int]:
-        """Indices of the replicas, best first; the later ones are computed when asked for."""
-        table = self._table
-        if table is None:
-            scores = [_score(key, salt) for salt in self._salts]
-            if scores:
-                yield scores.index(max(scores))
-                yield from sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[1:]
-            return
-        x = table ^ np.uint64(key & _MASK)
-        x ^= x >> _SHIFTS[0]
-        x *= _FACTORS[0]
-        x ^= x >> _SHIFTS[1]
-        x *= _FACTORS[1]
-        x ^= x >> _SHIFTS[2]
-        yield int(x.argmax())
-        yield from x.argsort()[::-1].tolist()[1:]
+    def first(self, key: int) -> int:
+        """Index of the best of at least one replica."""
+        if self._table is not None:
+            return int(_many_scores(key, self._table).argmax())
+        scores = _scores(key, self._salts)
+        return scores.index(max(scores))
+
+    def of(self, key: int) -> list[int]:
+        """Indices of all replicas, best first."""
+        if self._table is not None:
+            best: list[int] = _many_scores(key, self._table).argsort()[::-1].tolist()
+            return best
+        scores = _scores(key, self._salts)
+        return sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+
+
+# The finaliser of splitmix64, twice: two multiplications mix all 64 bits.
+def _scores(key: int, salts: Sequence[int]) -> list[int]:
+    scores = []
+    for salt in salts:
+        x = (key ^ salt) & _MASK
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+        scores.append(x ^ (x >> 31))
+    return scores
+
+
+def _many_scores(key: int, salts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = salts ^ np.uint64(key & _MASK)
+    x ^= x >> _SHIFTS[0]
+    x *= _FACTORS[0]
+    x ^= x >> _SHIFTS[1]
+    x *= _FACTORS[1]
+    x ^= x >> _SHIFTS[2]
+    return x
 
 
 def pick(
@@ -101,6 +111,9 @@ def pick(
         return None
     mean = total_load / number
     bound = max(mean * RELATIVE_EXCESS, mean + ABSOLUTE_EXCESS_TOKENS)
+    index = order.first(key)
+    if candidates[index].has_room(sequences, tokens) and candidates[index].load_tokens <= bound:
+        return index
     spill: int | None = None
     for index in order.of(key):
         candidate = candidates[index]

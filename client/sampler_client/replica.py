@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from sampler_api.codec import Buffer, encode_frame
 from sampler_api.frames import (
@@ -75,7 +77,7 @@ class Replica:
         self._params: dict[int, int] = {}
         self._kept: list[Any] = []
         self._revisions: dict[int, int] = {}
-        self._prompt_columns: list[Buffer] = []
+        self._prompt_columns: list[NDArray[np.int32]] = []
         self._output_columns: list[Buffer] = []
         self._acks: list[int] = []
         self._bytes = 0
@@ -159,7 +161,7 @@ class Replica:
             )
         )
         frame.prompts.append(len(prompt))
-        self._prompt_columns.append(prompt.data)
+        self._prompt_columns.append(prompt)
         self._bytes += prompt.nbytes
         self.is_dirty = True
 
@@ -217,7 +219,7 @@ class Replica:
         frame.demand = demand
         frame.bye = bye
         frame.acks = len(self._acks)
-        columns: list[Buffer] = [*self._prompt_columns, *self._output_columns]
+        columns: list[Any] = [*self._prompt_columns, *self._output_columns]
         if self._acks:
             columns.append(b"".join(h.to_bytes(4, "little") for h in self._acks))
         data = encode_frame(frame, columns)

@@ -8,6 +8,7 @@ Everything else — inputs, templates, seeds, responses, errors, waiting — is 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,58 +34,36 @@ class PromptScores:
         self.top_logprobs = np.frombuffer(top_logprobs, np.float32).reshape(shape)
 
 
-class ChildWork:
+class ChildWork(msgspec.Struct, eq=False):
     """One sequence: what has arrived, and how it ended (``flag``, see ``sampler_api.frames``)."""
 
-    __slots__ = (
-        "attempt",
-        "columns",
-        "cost",
-        "deaths",
-        "error",
-        "failures",
-        "flag",
-        "group",
-        "handle",
-        "k",
-        "last_error",
-        "matched",
-        "refused_by",
-        "seed",
-        "seen",
-        "segments",
-        "since",
-        "started",
-    )
-
-    def __init__(self, group: "Group", k: int, seed: int | None, width: int) -> None:
-        self.group = group
-        self.k = k
-        self.seed = seed
-        self.columns = Chunks(width)
-        self.attempt = 0
-        self.flag = RUNNING
-        self.matched: str | int | None = None
-        self.error: SamplerError | None = None
-        self.segments: tuple[Segment, ...] = ()
-        self.started = 0
-        """Tokens that were there when the present attempt began."""
-        self.cost = 0
-        """KV tokens that the present attempt takes of a replica's credit."""
-        self.seen = 0
-        """Number of the clock tick at which the present attempt last showed progress."""
-        self.since = 0
-        """Number of the clock tick at which the present attempt began."""
-        self.handle = -1
-        """Its handle at the replica that has it; -1 while it waits."""
-        self.failures = 0
-        """Attempts that ended in an engine error."""
-        self.deaths = 0
-        """Replicas in a row that died soon after they got this sequence, without a new token."""
-        self.refused_by: frozenset[str] = frozenset()
-        """Incarnations that could not serve this sequence."""
-        self.last_error: SamplerError | None = None
-        """Why the latest of them could not."""
+    group: "Group"
+    k: int
+    seed: int | None
+    columns: Chunks
+    attempt: int = 0
+    flag: int = RUNNING
+    matched: str | int | None = None
+    error: SamplerError | None = None
+    segments: tuple[Segment, ...] = ()
+    started: int = 0
+    """Tokens that were there when the present attempt began."""
+    cost: int = 0
+    """KV tokens that the present attempt takes of a replica's credit."""
+    seen: int = 0
+    """Number of the clock tick at which the present attempt last showed progress."""
+    since: int = 0
+    """Number of the clock tick at which the present attempt began."""
+    handle: int = -1
+    """Its handle at the replica that has it; -1 while it waits."""
+    failures: int = 0
+    """Attempts that ended in an engine error."""
+    deaths: int = 0
+    """Replicas in a row that died soon after they got this sequence, without a new token."""
+    refused_by: frozenset[str] = frozenset()
+    """Incarnations that could not serve this sequence."""
+    last_error: SamplerError | None = None
+    """Why the latest of them could not."""
 
 
 class Group:
@@ -130,7 +109,7 @@ class Group:
         """Number of the request; set by a backend that needs one."""
         self.prompt_scores: PromptScores | None = None
         width = 0 if params.logprobs is None else max(1, params.logprobs)
-        self.children = [ChildWork(self, k, seed, width) for k, seed in enumerate(seeds)]
+        self.children = [ChildWork(self, k, seed, Chunks(width)) for k, seed in enumerate(seeds)]
         self.unfinished = len(self.children)
 
     def end_child(

@@ -227,7 +227,8 @@ def resolve_num_samples(params: SamplingParams, num_samples: int = 1) -> int:
 
     Raises InvalidRequest when ``num_samples`` is no positive integer or both say different numbers.
     """
-    asked = SamplingParams(num_samples=num_samples).num_samples
+    is_unset = type(num_samples) is int and num_samples == 1
+    asked = 1 if is_unset else SamplingParams(num_samples=num_samples).num_samples
     if asked == 1 or asked == params.num_samples:
         return params.num_samples
     if params.num_samples != 1:

@@ -14,6 +14,7 @@ from sampler_api.revisions import Revision
 
 from .aliases import AdapterAliases
 from .calls import errors_of, failed_response, raise_first, respond
+from .checked_params import CheckedParams
 from .groups import Backend, Group
 from .inputs import check_supported, is_encoded, prompt_ids, resolve_num_samples
 from .resuming import preload, resumed_sequences
@@ -55,6 +56,7 @@ class Preparer:
         self._aliases = aliases
         self._templates = templates
         self._has_warned = False
+        self._params = CheckedParams()
 
     def options(
         self,
@@ -68,7 +70,7 @@ class Preparer:
     ) -> CallOptions:
         """What holds for all inputs of a call. Raises InvalidRequest; blocks until the model is
         known."""
-        params = SamplingParams.of(sampling_params)
+        params = self._params.of(sampling_params)
         number = resolve_num_samples(params, num_samples)
         card = self._backend.card()
         if not self._has_warned and _has_masked_logprobs(params, card):

@@ -19,6 +19,7 @@ from .layout import ChunkRun, Layout, SlabRun
 __all__ = ["NAME", "UnsupportedAttention", "attend", "register"]
 
 NAME: Final = "sampler_rows"
+_ALIGNMENT: Final = 16
 
 # Arguments that models pass to attention and that change nothing here; others are refused, because
 # dropping one would give wrong numbers.
@@ -94,7 +95,7 @@ def _singles(
 ) -> Tensor:
     """One token of each of n sequences: queries [n, H, D] → [n, H, D]."""
     count, heads, dim = queries.shape
-    longest = max(run.lengths)
+    longest = _reach(run, queries.device)
     mask = _single_mask(run, window, queries)
     grouped = queries.reshape(count, kv_heads, heads // kv_heads, dim)
     if run.rows is not None:
@@ -114,11 +115,20 @@ def _singles(
     return found.reshape(count, heads, dim)
 
 
+def _reach(run: SlabRun, device: torch.device) -> int:
+    """Positions that the batched call covers."""
+    longest = max(run.lengths)
+    if device.type == "cpu":
+        return longest
+    # Fused kernels of GPUs want masks whose rows are aligned.
+    return min(run.slab.capacity, -(-longest // _ALIGNMENT) * _ALIGNMENT)
+
+
 def _single_mask(run: SlabRun, window: int | None, like: Tensor) -> Tensor | None:
     """[span, 1, 1, longest], 0 or -inf; ``None`` where every row is full."""
     known = (-1, window)
     if known not in run.masks:
-        longest = max(run.lengths)
+        longest = _reach(run, like.device)
         if run.rows is None and window is None and min(run.lengths) == longest:
             run.masks[known] = None
         else:

@@ -36,8 +36,10 @@ __all__ = ["TorchCore"]
 _log = logging.getLogger(__name__)
 
 _TOKENS_PER_SLOT = 1024
-_CPU_SLAB_TOKENS = 2048
+_CPU_SLAB_TOKENS = 4096
 _SLAB_TOKENS = 32768
+_SLABS = 8
+"""Slabs that the budget is worth at least: each capacity in use holds one of its own."""
 _CPU_PREFILL_TOKENS = 128
 _PREFILL_TOKENS = 2048
 _SCORED_VALUES = 1 << 25
@@ -59,7 +61,7 @@ class TorchCore:
             raise ModelInvalid(
                 f"{options.slots} slots and {limit} tokens leave no room to generate"
             )
-        slab_tokens = _CPU_SLAB_TOKENS if is_cpu else _SLAB_TOKENS
+        slab_tokens = min(_CPU_SLAB_TOKENS if is_cpu else _SLAB_TOKENS, max(1, budget // _SLABS))
         memory = KVMemory(model.shape, budget, slab_tokens, limit)
         prove_attention(model, memory)
         self.adapters = Adapters(model.model, options.max_adapters, options.max_lora_rank)

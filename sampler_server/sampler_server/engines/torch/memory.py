@@ -16,7 +16,8 @@ from .shape import KVShape
 
 __all__ = ["KVMemory", "KVRow", "Slab"]
 
-SMALLEST_ROW = 64
+# Smaller rows would save little memory and split the batch into more attention calls.
+SMALLEST_ROW = 128
 
 
 class KVRow:

@@ -57,13 +57,13 @@ def log_exponentials(keys: NDArray[np.int32], vocabulary: int, device: torch.dev
     first, second = torch.from_numpy(np.ascontiguousarray(keys.T)).to(device)[:, :, None]
     bits = torch.bitwise_xor(_token_codes(vocabulary, device)[None], first)
     bits *= _MULTIPLIER_1
-    # The shift is arithmetic: the mask makes it a logical one.
+    # The shift is arithmetic: the mask makes it a logical one, but for the last, where the sign
+    # spreads over the upper half and leaves 31 bits and no sign.
     bits ^= (bits >> 15).bitwise_and_(0x1FFFF)
     bits += second
     bits *= _MULTIPLIER_2
-    bits ^= (bits >> 16).bitwise_and_(0xFFFF)
-    uniform = bits.bitwise_and_(0x7FFFFFFF).to(torch.float32)
-    # Small values keep their precision: they decide about tokens that are rarely drawn. The largest
-    # may round to 1, whose logarithm would be infinite.
-    uniform.add_(0.5).mul_(2.0**-31).clamp_(max=1.0 - 2.0**-24)
-    return uniform.neg_().log1p_().neg_().log_()
+    bits ^= bits >> 16
+    # Small values keep their precision: they decide about tokens that are rarely drawn. Neither end
+    # may become 0 or 1, whose logarithms are infinite.
+    uniform = bits.to(torch.float32).clamp_(0.5, 2.0**31 - 2.0**7)
+    return uniform.mul_(-(2.0**-31)).log1p_().neg_().log_()

@@ -117,9 +117,9 @@ def _choose(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
     )
     noise = log_exponentials(keys, logits.shape[1], logits.device)
     if len(random_rows) == len(sequences):
-        return noise.neg_().add_(logits).argmax(1)
+        return torch.sub(logits, noise, out=noise).argmax(1)
     tokens = logits.argmax(1)
-    tokens[random_rows] = noise.neg_().add_(logits[random_rows]).argmax(1)
+    tokens[random_rows] = torch.sub(logits[random_rows], noise, out=noise).argmax(1)
     return tokens
 
 

@@ -114,8 +114,8 @@ def respond(group: Group, view: SequenceView, revision: Revision) -> SampleRespo
     scores = group.prompt_scores
     tokens = 0
     segments = 0
-    for child in children:
-        tokens += len(child.columns)
+    for child, sequence in zip(children, sequences, strict=True):
+        tokens += len(sequence.token_ids)
         segments += len(child.segments)
     response = SampleResponse(
         sequences=sequences, usage=Usage(len(group.prompt_ids), tokens, segments)

@@ -48,7 +48,11 @@ class Killer:
     _first_look: dict[str, int] = field(default_factory=dict)
 
     def look(self, finished: int) -> bool:
-        """Whether it has just killed one. Raises ServerError when a server does not answer."""
+        """Whether it has just killed one. Raises ServerError when another one is dead or does not
+        answer."""
+        for server in self.servers:
+            if server is not self.victim:
+                server.check_alive()
         if self.victim is not None or finished < self.after:
             return False
         for server in self.servers:

@@ -35,7 +35,8 @@ class Server:
 
     def __init__(self, options: Sequence[str], log: Path, threads: int) -> None:
         self.log = log
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        # A killed server leaves its temporary files: they belong where the caller cleans up.
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TMPDIR": str(log.parent)}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [
@@ -67,8 +68,9 @@ class Server:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            last = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
-            raise ServerError(f"a server ended with code {code} before it was ready:\n{last}")
+            raise ServerError(
+                f"a server ended with code {code} before it was ready{self._last_words()}"
+            )
         ports = json.loads(line)
         self.port, self._manage_port = ports["port"], ports["manage_port"]
 
@@ -83,6 +85,12 @@ class Server:
         except (OSError, KeyError, ValueError) as error:
             raise ServerError(f"{self.name} gave no status: {error!r}") from None
 
+    def check_alive(self) -> None:
+        """Raises ServerError when the process has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise ServerError(f"{self.name} ended by itself, with code {code}{self._last_words()}")
+
     def kill(self) -> None:
         """SIGKILL, as a machine that fails would end it."""
         self.process.kill()
@@ -92,6 +100,11 @@ class Server:
         """SIGTERM, if it still runs."""
         if self.process.poll() is None:
             self.process.terminate()
+
+    def _last_words(self) -> str:
+        return "".join(
+            f"\n  {line}" for line in self.log.read_text(errors="replace").splitlines()[-5:]
+        )
 
     def wait_until_ended(self) -> None:
         """Wait for it, and kill it when it takes too long."""

@@ -4,51 +4,20 @@ Every one serves the same tiny model in float32. What a kind needs (a server pro
 once and lives as long as the test session; a sampler of it is cheap to make.
 """
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from tests.servers import Server
 from tests.tiny_models import cache_root, tiny_model
 
 from sampler_core.base import SamplerBase
 
-__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "serving"]
+__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds"]
 
 OpenSampler = Callable[[], SamplerBase]
 """Makes a sampler of one kind; the caller closes it."""
-
-END_SECONDS: Final = 20
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[dict[str, Any]]:
-    """A ``sampler serve`` process with ``options`` on free ports; yields its JSON line."""
-    command = [sys.executable, "-m", "sampler_cli.main", "serve", "--port=0", "--manage-port=0"]
-    process = subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
-    )
-    assert process.stdout is not None
-    with process:
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the server ended with {process.wait()} before it served")
-            yield json.loads(line)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 @contextmanager
@@ -62,19 +31,18 @@ def _torch(adapter_root: Path) -> Iterator[OpenSampler]:
 def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
     from sampler_client import RemoteSampler
 
-    with serving(
-        "--engine=torch",
+    with Server(
         f"--model={tiny_model()}",
         "--dtype=float32",
         "--device=cpu",
         "--threads=1",
-        "--listen-seconds=0",
         "--drain-seconds=0",
         "--log-level=warning",
         f"--adapter-root={adapter_root}",
         f"--adapter-root={cache_root()}",
-    ) as ports:
-        yield lambda: RemoteSampler(f"http://127.0.0.1:{ports['port']}")
+        engine="torch",
+    ) as server:
+        yield lambda: RemoteSampler(server.url)
 
 
 SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]] = {

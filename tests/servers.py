@@ -1,102 +1,222 @@
-"""Real ``sampler serve --engine sim`` processes that are killed, stopped and started again."""
+"""Real server processes: started, asked over HTTP, killed, stopped, and started again.
+
+A ``with`` block starts one and ends it. What it writes to stderr goes to a file, which
+``tests/conftest.py`` shows when a test fails.
+"""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Final, Self
+from weakref import WeakSet
 
-__all__ = ["SimServer"]
+__all__ = ["Port", "ProgramServer", "Server", "TunedServer", "server_logs"]
 
-_ROOT = Path(__file__).parent.parent
+_ROOT: Final = Path(__file__).parent.parent
+_END_SECONDS: Final = 20
+_ASK_SECONDS: Final = 10
+_LOG_BYTES: Final = 4000
+
+_known: "WeakSet[ProgramServer]" = WeakSet()
 
 
-class SimServer:
-    """One server that keeps its ports over restarts; ``options`` are words of the command line.
+def server_logs() -> Iterator[tuple[str, str]]:
+    """Address, and end of the log, of every server that runs or that a traceback still holds."""
+    for server in list(_known):
+        text = server.log
+        if text:
+            yield server.name, text[-_LOG_BYTES:]
 
-    Its log is appended to ``log``.
-    """
 
-    def __init__(self, log: Path, *options: str) -> None:
-        self.port = 0
-        self.starts = 0
-        self._manage_port = 0
-        self._options = options
-        self._log = log
-        self._process: subprocess.Popen[str] | None = None
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port of a server on this machine."""
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
+    number: int
 
     @property
     def url(self) -> str:
-        """Its data port."""
-        return f"http://127.0.0.1:{self.port}"
+        """Its address without a path."""
+        return f"http://127.0.0.1:{self.number}"
+
+    def get(self, path: str, *, token: str | None = None) -> tuple[int, Any]:
+        """Status and body, JSON where it is JSON."""
+        return self._ask("GET", path, None, token)
+
+    def post(self, path: str, body: bytes = b"", *, token: str | None = None) -> tuple[int, Any]:
+        """Status and body, JSON where it is JSON."""
+        return self._ask("POST", path, body, token)
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None, token: str | None
+    ) -> tuple[int, Any]:
+        headers = {"content-type": "application/json"}
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:
+                status, data = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, data = error.code, error.read()
+        try:
+            return status, json.loads(data)
+        except ValueError:
+            return status, data.decode()
+
+
+class ProgramServer:
+    """Any program that prints its ports as one JSON line when it listens.
+
+    ``announced`` is that line, ``data`` and ``manage`` are its ports; of a supervisor the line
+    has those of each engine. ``output`` is what followed on stdout, once it has ended.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+        # Appended to over restarts; only ever read at an offset, as the child shares the position.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log_end = ""
+        self._process: subprocess.Popen[str] | None = None
+        self.announced: dict[str, Any] = {}
+        self.data = Port(0)
+        self.manage = Port(0)
+        self.output = ""
+        _known.add(self)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_running:
+            self.stop()
+        self._log_end = self.log
+        self._log.close()
+
+    def words(self) -> tuple[str, ...]:
+        """The command line of the next start."""
+        return self._words
 
     @property
-    def is_alive(self) -> bool:
-        """The process runs."""
-        return self._process is not None and self._process.poll() is None
+    def name(self) -> str:
+        """The name that segments give it."""
+        return f"127.0.0.1:{self.data.number}"
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return self.data.url
+
+    @property
+    def session_url(self) -> str:
+        """Where sessions connect."""
+        return f"ws://{self.name}/v1/session"
+
+    @property
+    def log(self) -> str:
+        """All that it has written to stderr."""
+        if self._log.closed:
+            return self._log_end
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """It was started, and nobody has seen it end."""
+        return self._process is not None
+
+    def status(self) -> dict[str, Any]:
+        """``GET /status``."""
+        body: dict[str, Any] = self.manage.get("/status")[1]
+        return body
 
     def start(self) -> None:
-        """Start it on the ports that it had; returns when it listens."""
-        command = [
-            sys.executable,
-            "-m",
-            "sampler_cli.main",
-            "serve",
-            "--engine",
-            "sim",
-            "--announce",
-        ]
-        command += ["--port", str(self.port), "--manage-port", str(self._manage_port)]
-        with self._log.open("a") as log:
-            self._process = subprocess.Popen(
-                [*command, *self._options],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=_ROOT,
-                text=True,
-            )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        """Start it; after a first time on the ports that it had. Returns when it listens."""
+        process = subprocess.Popen(
+            self.words(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=_ROOT,
+            text=True,
+            # Engines under a supervisor are killed with it.
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
+        )
+        self._process = process
+        assert process.stdout is not None
+        line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the server did not start: {self._log.read_text()[-2000:]}")
-        ports = json.loads(line)
-        self.port, self._manage_port = ports["port"], ports["manage_port"]
-        self.starts += 1
+            code = self.wait(_END_SECONDS)
+            raise RuntimeError(f"the server ended with {code} before it served:\n{self.log}")
+        self.announced = json.loads(line)
+        self.data = Port(self.announced.get("port", 0))
+        self.manage = Port(self.announced.get("manage_port", 0))
 
-    def kill(self) -> None:
-        """SIGKILL; returns when it is gone. A dead one stays dead."""
-        self._end(signal.SIGKILL)
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        code = self._process.wait(seconds)
+        self.output = self._process.stdout.read()
+        self._process.stdout.close()
+        self._process = None
+        return code
 
-    def terminate(self) -> None:
-        """SIGTERM: it drains; returns when it has left."""
-        self._end(signal.SIGTERM)
-
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """A signal; SIGSTOP and SIGCONT freeze and thaw it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            process.send_signal(number)
-        process.wait(30)
-        assert process.stdout is not None
-        process.stdout.close()
+    def stop(self) -> int:
+        """SIGTERM, which drains it: its exit code. What takes too long is killed."""
+        self.send(signal.SIGTERM)
+        try:
+            return self.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int:
+        """SIGKILL to it and its children: its exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self.wait(_END_SECONDS)
+
+
+class Server(ProgramServer):
+    """``sampler serve`` with ``options``; it keeps its ports over restarts."""
+
+    def __init__(self, *options: str, engine: str = "sim") -> None:
+        super().__init__(sys.executable, "-m", "sampler_cli.main", "serve", "--engine", engine)
+        self._options = options
+
+    def words(self) -> tuple[str, ...]:
+        """The last of a repeated option counts, so that ``options`` win."""
+        ports = ("--port", str(self.data.number), "--manage-port", str(self.manage.number))
+        # Ports that are given are printed only on request.
+        again = ("--announce",) if self.announced else ()
+        return (*super().words(), *ports, *again, "--listen-seconds", "0", *self._options)
+
+
+class TunedServer(ProgramServer):
+    """The sim engine with ``settings`` that are no options of the command; ``tests.tuned_server``
+    says which."""
+
+    def __init__(self, **settings: dict[str, Any]) -> None:
+        script = str(_ROOT / "tests" / "tuned_server.py")
+        super().__init__(sys.executable, script, json.dumps(settings))

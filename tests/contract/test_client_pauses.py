@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.server_process import ServerProcess
+from tests.servers import TunedServer
 
 _SCRIPT = Path(__file__).parent.parent / "paused_client.py"
 SEQUENCES = 32
@@ -62,10 +62,10 @@ SCALES = [
 def test_no_sequence_moves_while_its_client_is_paused(pause: str, scale: Scale) -> None:
     # Sequences outlast the pause, so that all of them are in flight all the time.
     rate, seconds = 100, scale.pause_seconds * 1.2 + 1
-    servers = [ServerProcess(latency={"decode_rate": rate}, **scale.server) for _ in range(2)]
+    servers = [TunedServer(latency={"decode_rate": rate}, **scale.server) for _ in range(2)]
     with servers[0], servers[1]:
         arguments = {
-            "url": ",".join(f"http://127.0.0.1:{server.port}" for server in servers),
+            "url": ",".join(server.url for server in servers),
             "settings": scale.client,
             "long_tokens": int(rate * seconds),
             "sequences": SEQUENCES,

@@ -1,6 +1,7 @@
 """Nothing lost, nothing twice, nothing changed, whatever breaks between client and replicas."""
 
 import random
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.ledger import Asked, Got, check, read_ledger
 from tests.proxy import FaultProxy, FaultSchedule
-from tests.servers import SimServer
+from tests.servers import Server
 
 from sampler_api.logprobs import LogprobRows
 from sampler_api.results import Responses, SampledSequence
@@ -27,7 +28,7 @@ REPLICAS = 3
 KINDS = ("kill", "kill and start late", "drain", "freeze")
 OPTIONS = (
     *("--sim-decode-rate", "60", "--sim-prefill-rate", "50000", "--sim-jitter", "0.2"),
-    *("--max-num-seqs", "512", "--listen-seconds", "0", "--orphan-seconds", "5"),
+    *("--max-num-seqs", "512", "--orphan-seconds", "5"),
     *("--log-level", "warning"),
 )
 
@@ -60,7 +61,7 @@ def jobs_of(draw: random.Random) -> list[Job]:
 class ServerFaults:
     """Kills, restarts, drains and freezes servers by a seeded schedule, in a thread of its own."""
 
-    def __init__(self, servers: list[SimServer], seed: int) -> None:
+    def __init__(self, servers: list[Server], seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self._servers = servers
         self._draw = random.Random(seed)
@@ -85,12 +86,12 @@ class ServerFaults:
             server = draw.choice(self._servers)
             self.counts[kind] += 1
             if kind == "freeze":
-                server.freeze()
+                server.send(signal.SIGSTOP)
                 self._is_over.wait(draw.uniform(0.1, 2.5))
-                server.thaw()
+                server.send(signal.SIGCONT)
                 continue
             if kind == "drain":
-                server.terminate()
+                server.stop()
             else:
                 server.kill()
             if kind == "kill and start late":
@@ -132,13 +133,11 @@ def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_server
     jobs = jobs_of(random.Random(SEED))
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(
-                SimServer(tmp_path / f"server-{i}.log", *OPTIONS, "--sim-ledger", str(ledger))
-            )
-            for i in range(REPLICAS)
+            stack.enter_context(Server(*OPTIONS, "--sim-ledger", str(ledger)))
+            for _ in range(REPLICAS)
         ]
         # The last server is met directly: the client itself sees that nobody listens.
-        proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers[:-1]]
+        proxies = [stack.enter_context(FaultProxy(server.data.number)) for server in servers[:-1]]
         sampler = stack.enter_context(
             RemoteSampler(
                 ",".join([*(proxy.url for proxy in proxies), servers[-1].url]),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.command_server import CommandServer
 from tests.ledger import read_ledger
 from tests.raw_adapters import write_adapter
+from tests.servers import Server
 
 from sampler_core.adapters import snapshot_adapter
 from sampler_core.seeds import child_seed
@@ -71,7 +71,7 @@ def test_a_wrong_option_is_one_line_and_code_2(words: list[str], named: str) -> 
 
 
 def test_a_port_in_use_is_one_line_and_not_a_wrong_option() -> None:
-    with CommandServer() as first:
+    with Server() as first:
         port = str(first.announced["port"])
         result = sampler("serve", "--engine", "sim", "--port", port, "--manage-port", "0")
     assert result.returncode == 1
@@ -80,12 +80,12 @@ def test_a_port_in_use_is_one_line_and_not_a_wrong_option() -> None:
 
 
 def test_chosen_ports_are_one_json_line_and_both_serve() -> None:
-    with CommandServer("--model", "policy", "--model-name", "named") as server:
+    with Server("--model", "policy", "--model-name", "named") as server:
         assert set(server.announced) == {"port", "manage_port", "pid"}
-        assert httpx.get(server.manage_url + "/readyz").status_code == 200
+        assert httpx.get(server.manage.url + "/readyz").status_code == 200
         (model,) = httpx.get(server.url + "/v1/models").json()["data"]
         assert (model["id"], model["base"]) == ("named", base_digest("policy"))
-        assert server.stop()[0] == 0
+        assert server.stop() == 0
 
 
 def test_sim_options_may_come_from_the_environment(
@@ -94,29 +94,29 @@ def test_sim_options_may_come_from_the_environment(
     ledger = tmp_path / "ledger"
     monkeypatch.setenv("SAMPLER_SIM_LEDGER", str(ledger))
     body = {"inputs": {"input_ids": [7]}, "sampling_params": {"max_tokens": 3, "seed": 1}}
-    with CommandServer() as server:
+    with Server() as server:
         answer = httpx.post(server.url + "/v1/sample", json=body).json()
     made = [record.tokens for record in read_ledger(ledger)]
     assert made == [tuple(answer["responses"][0]["sequences"][0]["tokens"])]
 
 
 def test_several_engines_are_one_line_and_end_together() -> None:
-    with CommandServer("--engines", "2") as server:
+    with Server("--engines", "2") as server:
         engines = server.announced["engines"]
         assert len({engine["port"] for engine in engines}) == 2
         for engine in engines:
             url = f"http://127.0.0.1:{engine['manage_port']}/readyz"
             assert httpx.get(url).status_code == 200
-        assert server.stop()[0] == 0
+        assert server.stop() == 0
         for engine in engines:
             with pytest.raises(httpx.ConnectError):
                 httpx.get(f"http://127.0.0.1:{engine['port']}/v1/models")
 
 
 def test_an_interrupt_ends_the_server_cleanly() -> None:
-    with CommandServer() as server:
-        server.process.send_signal(signal.SIGINT)
-        assert server.stop()[0] == 0
+    with Server() as server:
+        server.send(signal.SIGINT)
+        assert server.stop() == 0
 
 
 def test_an_adapter_below_a_root_is_served_and_listed(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_an_adapter_below_a_root_is_served_and_listed(tmp_path: Path) -> None:
         "sampling_params": {"max_tokens": 5, "seed": 1},
         "adapter": {"name": "policy", "digest": digest, "path": str(root / "policy")},
     }
-    with CommandServer("--adapter-root", str(root)) as server:
+    with Server("--adapter-root", str(root)) as server:
         (entry,) = httpx.post(server.url + "/v1/sample", json=body).json()["responses"]
         tokens = sim_sequence([7], child_seed(1, 0, 0), base_digest(), digest, 5)[0]
         assert entry["sequences"][0]["tokens"] == tokens
@@ -149,8 +149,7 @@ def test_an_adapter_below_a_root_is_served_and_listed(tmp_path: Path) -> None:
 
 
 def test_the_announcement_is_the_only_line_on_stdout() -> None:
-    with CommandServer("--log-level", "debug") as server:
+    with Server("--log-level", "debug") as server:
         httpx.get(server.url + "/v1/models")
-        server.process.terminate()
-        assert server.process.stdout is not None
-        assert server.process.stdout.read() == ""
+        server.stop()
+    assert server.output == ""

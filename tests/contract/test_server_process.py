@@ -9,14 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.raw_session import opened
-from tests.server_process import ServerProcess
+from tests.servers import Port, ProgramServer, Server, TunedServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
@@ -30,16 +29,16 @@ TOKENS = "job:sample:s-token\ntrainer:publish:p-token\nops:admin:a-token\n"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as server:
+def server() -> Iterator[TunedServer]:
+    with TunedServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TunedServer]:
     path = tmp_path_factory.mktemp("tokens") / "tokens"
     path.write_text(TOKENS)
-    with ServerProcess(serve={"token_file": str(path)}) as server:
+    with TunedServer(serve={"token_file": str(path)}) as server:
         yield server
 
 
@@ -47,31 +46,31 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/status"])
-def test_the_management_port_answers(server: ServerProcess, path: str) -> None:
-    assert server.get(path)[0] == 200
+def test_the_management_port_answers(server: TunedServer, path: str) -> None:
+    assert server.manage.get(path)[0] == 200
 
 
-def test_metrics_count_what_was_generated(server: ServerProcess) -> None:
+def test_metrics_count_what_was_generated(server: TunedServer) -> None:
     async def generate() -> None:
         async with opened(server.session_url, "counted") as session:
             await session.ended(await session.submit(0, max_tokens=8))
 
     asyncio.run(generate())
-    _, text = server.get("/metrics")
+    _, text = server.manage.get("/metrics")
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values["sampler_generated_tokens_total"]) >= 8
     assert float(values['sampler_sequences_ended_total{reason="length"}']) >= 1
 
 
-def test_the_tokenizer_files_match_their_digest(server: ServerProcess) -> None:
-    status, body = server.get("/v1/tokenizer", manage=False)
+def test_the_tokenizer_files_match_their_digest(server: TunedServer) -> None:
+    status, body = server.data.get("/v1/tokenizer")
     files = {name: base64.b64decode(data) for name, data in body["files"].items()}
     assert status == 200
     assert body["digest"] == tokenizer_digest(files)
 
 
-def test_the_served_model_is_listed(server: ServerProcess) -> None:
-    status, body = server.get("/v1/models", manage=False)
+def test_the_served_model_is_listed(server: TunedServer) -> None:
+    status, body = server.data.get("/v1/models")
     assert (status, body["data"][0]["id"]) == (200, "sim")
 
 
@@ -82,15 +81,15 @@ def test_the_served_model_is_listed(server: ServerProcess) -> None:
         pytest.param("/v1/adapters", 400, "unsupported", id="adapters where there are none"),
     ],
 )
-def test_errors_have_one_shape(server: ServerProcess, path: str, status: int, code: str) -> None:
-    got, body = server.get(path, manage=False)
+def test_errors_have_one_shape(server: TunedServer, path: str, status: int, code: str) -> None:
+    got, body = server.data.get(path)
     assert (got, body["error"]["code"]) == (status, code)
     assert set(body["error"]) == {"code", "message", "field", "retryable"}
 
 
 def test_a_large_body_is_refused() -> None:
-    with ServerProcess(serve={"max_body_bytes": 1000}) as server:
-        status, body = server.post("/v1/adapters", b"x" * 2000, manage=False)
+    with TunedServer(serve={"max_body_bytes": 1000}) as server:
+        status, body = server.data.post("/v1/adapters", b"x" * 2000)
         assert (status, body["error"]["code"]) == (413, "payload_too_large")
 
 
@@ -105,8 +104,8 @@ def test_a_large_body_is_refused() -> None:
         pytest.param("s-token", 200, id="a token that may sample"),
     ],
 )
-def test_sampling_needs_a_token(guarded: ServerProcess, token: str | None, status: int) -> None:
-    assert guarded.get("/v1/models", manage=False, token=token)[0] == status
+def test_sampling_needs_a_token(guarded: TunedServer, token: str | None, status: int) -> None:
+    assert guarded.data.get("/v1/models", token=token)[0] == status
 
 
 @pytest.mark.parametrize(
@@ -118,17 +117,17 @@ def test_sampling_needs_a_token(guarded: ServerProcess, token: str | None, statu
     ],
 )
 def test_adapters_need_the_publish_role(
-    guarded: ServerProcess, token: str | None, status: int
+    guarded: TunedServer, token: str | None, status: int
 ) -> None:
     body = json.dumps({"config": {"r": 8}}).encode()
-    assert guarded.post("/v1/adapters", body, manage=False, token=token)[0] == status
+    assert guarded.data.post("/v1/adapters", body, token=token)[0] == status
 
 
-def test_probes_need_no_token(guarded: ServerProcess) -> None:
-    assert guarded.get("/livez")[0] == guarded.get("/readyz")[0] == 200
+def test_probes_need_no_token(guarded: TunedServer) -> None:
+    assert guarded.manage.get("/livez")[0] == guarded.manage.get("/readyz")[0] == 200
 
 
-async def test_a_session_needs_a_token(guarded: ServerProcess) -> None:
+async def test_a_session_needs_a_token(guarded: TunedServer) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(guarded.session_url, subprotocols=[Subprotocol("sampler.v1")])
     response = refused.value.response
@@ -142,11 +141,11 @@ async def test_a_session_needs_a_token(guarded: ServerProcess) -> None:
 
 
 async def test_a_drain_hands_every_token_over_and_exits_with_0() -> None:
-    with ServerProcess(latency=SLOW, serve=QUICK_DRAIN) as server:
+    with TunedServer(latency=SLOW, serve=QUICK_DRAIN) as server:
         async with opened(server.session_url) as session:
             running = [await session.submit(h, seq=h, max_tokens=5000) for h in range(4)]
             await session.at_least(running[0], 3)
-            os.kill(server.pid, signal.SIGTERM)
+            server.send(signal.SIGTERM)
             for received in running:
                 assert (await session.ended(received)).flag == HANDED_OVER
             assert session.is_draining
@@ -154,18 +153,18 @@ async def test_a_drain_hands_every_token_over_and_exits_with_0() -> None:
             await session.ended(again)
             assert again.detail is not None
             assert again.detail.code == "draining"
-        assert await asyncio.to_thread(server.process.wait, 10) == 0
+        assert await asyncio.to_thread(server.wait, 10) == 0
 
 
 async def test_handed_over_tokens_continue_elsewhere_exactly() -> None:
     flush = {"wait_seconds": 0.02}
     with (
-        ServerProcess(latency=SLOW, serve=QUICK_DRAIN, flush=flush) as server,
-        ServerProcess() as other,
+        TunedServer(latency=SLOW, serve=QUICK_DRAIN, flush=flush) as server,
+        TunedServer() as other,
     ):
         async with opened(server.session_url) as session, opened(other.session_url) as elsewhere:
             received = await session.at_least(await session.submit(0, max_tokens=200), 3)
-            await asyncio.to_thread(server.post, "/drain")
+            await asyncio.to_thread(server.manage.post, "/drain")
             await session.ended(received)
             rest = await elsewhere.submit(0, attempt=1, max_tokens=200, output=received.tokens)
             await elsewhere.ended(rest)
@@ -174,14 +173,15 @@ async def test_handed_over_tokens_continue_elsewhere_exactly() -> None:
 
 
 async def test_while_draining_the_replica_is_not_ready_and_refuses_sessions() -> None:
-    with ServerProcess(serve={"listen_seconds": 5.0}) as server:
-        assert server.post("/drain")[0] == 202
-        assert server.get("/readyz")[0] == 503
-        assert server.get("/livez")[0] == 200
+    with TunedServer(serve={"listen_seconds": 5.0}) as server:
+        assert server.manage.post("/drain")[0] == 202
+        assert server.manage.get("/readyz")[0] == 503
+        assert server.manage.get("/livez")[0] == 200
         with pytest.raises(InvalidStatus) as refused:
             await connect(server.session_url, subprotocols=[Subprotocol("sampler.v1")])
         assert refused.value.response.status_code == 503
         assert refused.value.response.headers["retry-after"]
+        server.kill()
 
 
 # -- start and end ---------------------------------------------------------------------------------
@@ -209,18 +209,16 @@ sys.exit(serve(ServeSettings(port=port, manage_port=0, termination_log=log), eng
 
 
 def test_a_dead_engine_tells_its_clients_and_ends_the_process(tmp_path: Path) -> None:
-    async def code_of(port: int) -> str | None:
-        async with opened(f"ws://127.0.0.1:{port}/v1/session") as session:
+    async def code_of(server: ProgramServer) -> str | None:
+        async with opened(server.session_url) as session:
             got = await session.ended(await session.submit(0, max_tokens=8))
             return got.detail.code if got.detail else None
 
-    command = [sys.executable, "-c", _SERVE, "0", str(tmp_path / "log"), "Dies()"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        port = json.loads(process.stdout.readline())["port"]
-        assert asyncio.run(code_of(port)) == "engine_dead"
-        assert process.wait(10) == 1
+    with ProgramServer(
+        sys.executable, "-c", _SERVE, "0", str(tmp_path / "log"), "Dies()"
+    ) as server:
+        assert asyncio.run(code_of(server)) == "engine_dead"
+        assert server.wait(10) == 1
     assert (tmp_path / "log").read_text().startswith("EngineDead: ")
 
 
@@ -248,37 +246,23 @@ def test_an_engine_that_cannot_start_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_two_engines_serve_and_a_dead_one_comes_back_alone() -> None:
-    """The supervisor in a process of its own."""
-    supervisor = Path(__file__).parent.parent / "supervised_servers.py"
-    process = subprocess.Popen(
-        [sys.executable, str(supervisor), "2"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=supervisor.parent.parent,
-    )
-    assert process.stdout is not None
-    lines: list[Any] = [json.loads(process.stdout.readline())]
-    try:
-        first, second = lines[0]["engines"]
+    with Server("--engines", "2") as pod:
+        first, second = pod.announced["engines"]
         os.kill(first["pid"], signal.SIGKILL)
-        watcher = threading.Thread(target=lambda: lines.append(_status_of(first, {first["pid"]})))
+        again: list[dict[str, Any]] = []
+        watcher = threading.Thread(target=lambda: again.append(_status_of(first, {first["pid"]})))
         watcher.start()
         watcher.join(20)
-        assert lines[1]["pid"] != first["pid"]
+        assert again[0]["pid"] != first["pid"]
         assert _status_of(second, set())["pid"] == second["pid"]
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
-        process.stdout.close()
+        assert pod.stop() == 0
 
 
 def _status_of(engine: dict[str, Any], old: set[int]) -> dict[str, Any]:
     """``/status`` of an engine once another process than ``old`` answers."""
     while True:
         try:
-            url = f"http://127.0.0.1:{engine['manage_port']}/status"
-            with urllib.request.urlopen(url, timeout=5) as response:
-                status: dict[str, Any] = json.load(response)
+            status: dict[str, Any] = Port(engine["manage_port"]).get("/status")[1]
         except OSError:
             continue
         if status["ready"] and status["pid"] not in old:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.raw_session import RawSession, Received, opened
-from tests.server_process import ServerProcess
+from tests.servers import TunedServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
@@ -35,16 +35,16 @@ RATE = 200.0
 
 
 @pytest.fixture(scope="module")
-def fast() -> Iterator[ServerProcess]:
-    with ServerProcess() as server:
+def fast() -> Iterator[TunedServer]:
+    with TunedServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def slow() -> Iterator[ServerProcess]:
+def slow() -> Iterator[TunedServer]:
     flush = {"wait_seconds": 0.02, "heartbeat_seconds": 0.1}
     streams = {"lease_seconds": 0.5}
-    with ServerProcess(latency={"decode_rate": RATE}, flush=flush, streams=streams) as server:
+    with TunedServer(latency={"decode_rate": RATE}, flush=flush, streams=streams) as server:
         yield server
 
 
@@ -52,13 +52,13 @@ _names = iter(range(1_000_000))
 
 
 @pytest.fixture
-async def session(fast: ServerProcess) -> AsyncIterator[RawSession]:
+async def session(fast: TunedServer) -> AsyncIterator[RawSession]:
     async with opened(fast.session_url, f"client-{next(_names)}") as session:
         yield session
 
 
 @pytest.fixture
-async def patient(slow: ServerProcess) -> AsyncIterator[RawSession]:
+async def patient(slow: TunedServer) -> AsyncIterator[RawSession]:
     async with opened(slow.session_url, f"client-{next(_names)}") as session:
         yield session
 
@@ -224,7 +224,7 @@ BROKEN: list[tuple[str, list[bytes | str], str]] = [
 
 @pytest.mark.parametrize(("messages", "words"), [b[1:] for b in BROKEN], ids=[b[0] for b in BROKEN])
 async def test_a_broken_frame_closes_its_connection_alone(
-    fast: ServerProcess, session: RawSession, messages: list[bytes | str], words: str
+    fast: TunedServer, session: RawSession, messages: list[bytes | str], words: str
 ) -> None:
     bye, code = await _bye_of(fast.session_url, *messages)
     assert code == 1002
@@ -234,7 +234,7 @@ async def test_a_broken_frame_closes_its_connection_alone(
 
 
 async def test_an_oversized_frame_closes_its_connection_alone() -> None:
-    with ServerProcess(serve={"max_frame_bytes": 4096}) as server:
+    with TunedServer(serve={"max_frame_bytes": 4096}) as server:
         async with opened(server.session_url, "good") as good:
             assert good.hello.max_frame_bytes == 4096
             _, code = await _bye_of(server.session_url, HELLO, b"x" * 10_000)
@@ -251,7 +251,7 @@ async def test_a_handle_in_use_is_not_taken_twice(patient: RawSession) -> None:
     assert "handle 0" in frame.bye
 
 
-async def test_a_client_without_the_subprotocol_is_refused(fast: ServerProcess) -> None:
+async def test_a_client_without_the_subprotocol_is_refused(fast: TunedServer) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(fast.session_url)
     assert refused.value.response.status_code == 400
@@ -261,7 +261,7 @@ async def test_a_client_without_the_subprotocol_is_refused(fast: ServerProcess) 
 # -- ids -------------------------------------------------------------------------------------------
 
 
-async def test_a_repeated_id_joins_and_starts_nothing(slow: ServerProcess) -> None:
+async def test_a_repeated_id_joins_and_starts_nothing(slow: TunedServer) -> None:
     async with opened(slow.session_url, "repeats") as first:
         received = await first.submit(0, seq=5, max_tokens=60)
         await first.at_least(received, 5)
@@ -273,7 +273,7 @@ async def test_a_repeated_id_joins_and_starts_nothing(slow: ServerProcess) -> No
         assert again.tokens[: len(received.tokens)] == received.tokens
 
 
-async def test_a_new_session_joins_at_its_offset(slow: ServerProcess) -> None:
+async def test_a_new_session_joins_at_its_offset(slow: TunedServer) -> None:
     async with opened(slow.session_url, "joins") as first:
         head = await first.at_least(await first.submit(0, max_tokens=80, logprobs=1), 10)
     tokens = head.tokens
@@ -286,7 +286,7 @@ async def test_a_new_session_joins_at_its_offset(slow: ServerProcess) -> None:
     assert rest.flag == LENGTH
 
 
-async def test_offsets_count_delivered_tokens_too(slow: ServerProcess) -> None:
+async def test_offsets_count_delivered_tokens_too(slow: TunedServer) -> None:
     async with opened(slow.session_url, "offsets") as session:
         received = await session.submit(0, max_tokens=60, output=[9, 9, 9])
         await session.at_least(received, 8)
@@ -315,7 +315,7 @@ async def test_an_impossible_join_answers_unknown_id(session: RawSession, join: 
     assert (got.flag, got.detail.code) == (ERROR, "unknown_id")
 
 
-async def test_acked_columns_are_forgotten(session: RawSession, fast: ServerProcess) -> None:
+async def test_acked_columns_are_forgotten(session: RawSession, fast: TunedServer) -> None:
     await session.ended(await session.submit(0, max_tokens=4))
     await session.ack(0)
     session.received[1] = got = Received(0)
@@ -339,7 +339,7 @@ async def test_a_higher_attempt_supersedes_and_a_lower_one_is_refused(patient: R
 # -- ends ------------------------------------------------------------------------------------------
 
 
-async def test_a_cancel_reaches_the_engine(patient: RawSession, slow: ServerProcess) -> None:
+async def test_a_cancel_reaches_the_engine(patient: RawSession, slow: TunedServer) -> None:
     received = await patient.submit(0, max_tokens=10_000)
     await patient.at_least(received, 3)
     await patient.send(ClientFrame(cancels=[0]))
@@ -348,7 +348,7 @@ async def test_a_cancel_reaches_the_engine(patient: RawSession, slow: ServerProc
     await _until(lambda: slow.status()["load"]["running"] == 0)
 
 
-async def test_an_id_of_an_older_session_can_be_cancelled(slow: ServerProcess) -> None:
+async def test_an_id_of_an_older_session_can_be_cancelled(slow: TunedServer) -> None:
     async with opened(slow.session_url, "stale") as first:
         await first.at_least(await first.submit(0, max_tokens=10_000), 3)
     async with opened(slow.session_url, "stale") as second:
@@ -356,14 +356,14 @@ async def test_an_id_of_an_older_session_can_be_cancelled(slow: ServerProcess) -
         await _until(lambda: slow.status()["load"]["running"] == 0, 0.45)
 
 
-async def test_a_lost_session_is_aborted_when_its_lease_ends(slow: ServerProcess) -> None:
+async def test_a_lost_session_is_aborted_when_its_lease_ends(slow: TunedServer) -> None:
     async with opened(slow.session_url, "lost") as session:
         await session.at_least(await session.submit(0, max_tokens=10_000), 3)
     assert slow.status()["load"]["running"] == 1
     await _until(lambda: slow.status()["load"]["running"] == 0)
 
 
-async def test_bye_cancels_at_once(slow: ServerProcess) -> None:
+async def test_bye_cancels_at_once(slow: TunedServer) -> None:
     async with opened(slow.session_url, "leaves") as session:
         await session.at_least(await session.submit(0, max_tokens=10_000), 3)
         await session.send(ClientFrame(bye=True))
@@ -381,7 +381,7 @@ async def test_an_idle_session_hears_the_load_every_second(session: RawSession) 
 
 
 async def test_queued_sequences_get_beats_while_others_run() -> None:
-    with ServerProcess(
+    with TunedServer(
         sim={"slots": 1}, latency={"decode_rate": 100.0}, flush={"heartbeat_seconds": 0.1}
     ) as server:
         async with opened(server.session_url) as session:
@@ -395,7 +395,7 @@ async def test_queued_sequences_get_beats_while_others_run() -> None:
 # -- credits ---------------------------------------------------------------------------------------
 
 
-async def test_a_lone_session_gets_the_whole_credit(fast: ServerProcess) -> None:
+async def test_a_lone_session_gets_the_whole_credit(fast: TunedServer) -> None:
     async with opened(fast.session_url, "alone") as session:
         slots = (await _load_of(session)).slots
         await session.send(ClientFrame(demand=(10**6, 10**9)))
@@ -404,7 +404,7 @@ async def test_a_lone_session_gets_the_whole_credit(fast: ServerProcess) -> None
 
 
 async def test_sessions_with_demand_share_by_weight() -> None:
-    with ServerProcess(sim={"slots": 80}) as server:
+    with TunedServer(sim={"slots": 80}) as server:
         async with (
             opened(server.session_url, "heavy", weight=3.0) as heavy,
             opened(server.session_url, "light") as light,
@@ -426,7 +426,7 @@ async def _load_of(session: RawSession) -> Any:
 # -- back-pressure ---------------------------------------------------------------------------------
 
 
-async def test_a_client_that_does_not_read_stops_nobody_else(slow: ServerProcess) -> None:
+async def test_a_client_that_does_not_read_stops_nobody_else(slow: TunedServer) -> None:
     async with (
         opened(slow.session_url, "deaf") as deaf,
         opened(slow.session_url, "good") as good,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from tests.command_server import CommandServer
+from tests.servers import Server
 
 from sampler_cli.main import app
 
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_code_samples_from_two_servers(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python")
-    with CommandServer() as first, CommandServer() as second:
+    with Server() as first, Server() as second:
         here = code.replace("http://127.0.0.1:8001", first.url)
         here = here.replace("http://127.0.0.1:8002", second.url)
         assert here.count("http://127.0.0.1:") == 2

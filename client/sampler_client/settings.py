@@ -18,7 +18,8 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     first_reply_timeout: float = 30.0
     """No endpoint has ever answered for so long: calls raise NoReplica."""
     gone_timeout: float = 60.0
-    """No replica has served the revision of a stream for so long: it raises RevisionGone."""
+    """Replicas are there, but none has served the revision of a stream for so long: it raises
+    RevisionGone. While no replica at all answers, streams wait."""
     reconnect_delay: float = 0.1
     reconnect_delay_max: float = 2.0
     tick: float = 1.0

@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sampler_api.errors import InvalidRequest
 from sampler_api.frames import RevisionRef
@@ -243,7 +243,7 @@ class SamplerBase(Sampler):
         """End everything; calls that still wait raise SamplerClosed. Idempotent."""
         self._backend.close()
 
-    def __enter__(self) -> "SamplerBase":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["ByteCounter", "SimFleet"]
 
@@ -67,7 +67,7 @@ class ByteCounter:
         self._target = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -90,18 +90,26 @@ class ByteCounter:
 
     async def _close(self) -> None:
         self._server.close()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        for task in (
-            asyncio.create_task(self._pipe(reader, up_writer, False)),
-            asyncio.create_task(self._pipe(up_reader, writer, True)),
-        ):
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(
+                self._pipe(reader, up_writer, False), self._pipe(up_reader, writer, True)
+            )
+        except asyncio.CancelledError:
+            # Its only end; asyncio's server would report it as a failure.
+            pass
+        finally:
+            writer.close()
+            self._tasks.discard(task)
 
     async def _pipe(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_counted: bool

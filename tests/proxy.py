@@ -170,6 +170,9 @@ class FaultProxy:
         try:
             if not self._is_rejecting:
                 await self._forward(task, reader, writer)
+        except asyncio.CancelledError:
+            # From _close alone; asyncio's server would report it as a failure.
+            pass
         finally:
             _reset(writer)
             self._tasks.discard(task)

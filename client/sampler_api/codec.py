@@ -43,6 +43,7 @@ _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
 _server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
+_PIECES = tuple(f"{count * 4}s" for count in range(257))
 _FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
@@ -243,21 +244,28 @@ def scatter(
         if k > 1:
             _scatter_top(k, handles, counts, data, receivers, touched)
         else:
-            at = 0
-            shift = len(data) >> 1
-            for handle, count in zip(handles, counts, strict=True):
-                end = at + count * 4
-                receiver = get(handle)
-                if receiver is not None and count:
+            pieces = _pieces(counts)
+            parts = pieces.unpack_from(data)
+            values = pieces.unpack_from(data, len(data) >> 1) if k else parts
+            for receiver, part, value in zip(map(get, handles), parts, values, strict=True):
+                if receiver is not None and part:
                     into = receiver.columns
-                    into.token_parts.append(data[at:end])
+                    into.token_parts.append(part)
                     if k:
-                        into.value_parts.append(data[at + shift : end + shift])
+                        into.value_parts.append(value)
                     touched.append(receiver)
-                at = end
         if any(flags):
             ended += [(h, f) for h, f in zip(handles, flags, strict=True) if f]
     return touched, ended, position
+
+
+def _pieces(counts: list[int]) -> struct.Struct:
+    """Cuts a column of so many entries, four bytes each, into one piece a delta, all in C."""
+    if counts and counts.count(counts[0]) == len(counts):
+        return struct.Struct(f"{counts[0] * 4}s" * len(counts))
+    if max(counts, default=0) < len(_PIECES):
+        return struct.Struct("".join([_PIECES[count] for count in counts]))
+    return struct.Struct("".join([f"{count * 4}s" for count in counts]))
 
 
 def _scatter_top(

@@ -28,7 +28,7 @@ test-slow: $(SETUP) ## the tests that take minutes
 	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900
 
 bench: $(SETUP) ## the short form of every benchmark
-	@set -e; for program in $(wildcard bench/*.py); do \
+	@set -e; for program in $(shell grep -l __main__ bench/*.py); do \
 	    echo "== $$program"; .venv/bin/python $$program --short; done
 
 demo: $(SETUP) ## a real model on two servers, one killed halfway (ENGINE=sim: without a model, 15 s)

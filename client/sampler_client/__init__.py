@@ -1,8 +1,7 @@
 """The client of sampling fleets."""
 
-from sampler_core.template import Template
-
 from sampler_api.params import SamplingParams
+from sampler_core.template import Template
 
 from .remote import RemoteSampler
 from .settings import ClientSettings

@@ -31,9 +31,11 @@ _FEATURE = re.compile(r"^\| `(\w+)` \| .+ \| (here|in work|later) \|$", re.MULTI
 _RULE = re.compile(r"^- \*\*(S\d+\.\d+)\*\* `(\w+)` (.+(?:\n  .+)*)$", re.MULTILINE)
 
 _ONE_PROCESS = "in this process there is no file that another process may not read"
+_NO_REPLICA = "the engine is part of this process: neither connections nor replicas can be lost"
 
 NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
     ("S10.15", "torch"): _ONE_PROCESS,
+    **{(f"S12.{number}", "torch"): _NO_REPLICA for number in range(1, 10)},
 }
 """(rule, sampler) to the reason why no test holds the rule for that sampler."""
 
@@ -78,12 +80,18 @@ def landed_features(page: str | None = None) -> dict[str, bool]:
 
 
 def rules_of(markers: Iterable[_Marker]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Rule numbers and samplers (none: all) of the markers on one test."""
+    """Rule numbers and samplers (none: all) of the markers on one test.
+
+    ``only=("remote",)`` means every client of servers, whatever engine these have: for tests that
+    do not depend on it.
+    """
     numbers: list[str] = []
     only: list[str] = []
     for marker in markers:
         numbers += marker.args
-        only += marker.kwargs.get("only", ())
+        for name in marker.kwargs.get("only", ()):
+            family = [kind for kind in SAMPLERS if kind.startswith(f"{name}-")]
+            only += family if name == "remote" else [name]
     return tuple(numbers), tuple(only)
 
 

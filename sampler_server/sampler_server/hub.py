@@ -48,6 +48,7 @@ from sampler_core.stops import StopMatcher
 
 from .batches import Adapters, Batch, Counters
 from .cards import model_card
+from .delivered import end_of_delivered
 from .deltas import append
 from .engines.base import Delta, Engine, EngineInfo, EngineRequest
 from .plans import Plan, Planner, check_output, check_prompt
@@ -231,8 +232,15 @@ class Hub:
         stream.stop_ids = plan.params.stop_token_ids
         self.table.add(stream)
         self.counters.started += 1
-        if start >= total and not wants_scores:
-            self._end(stream, LENGTH)
+        flag, matched = RUNNING, None
+        if start:
+            decode = None if self.tokenizer is None else self.tokenizer.decode
+            flag, matched = end_of_delivered(plan, output, total, self.info.eos_ids, decode)
+        elif not total and not wants_scores:
+            flag = LENGTH
+        if flag != RUNNING:
+            stream.matched = matched
+            self._end(stream, flag)
             return stream
         batch.streams.append(stream)
         batch.requests.append(

@@ -9,15 +9,6 @@ from tests.samplers import SAMPLERS, SamplerKinds
 from sampler_core.base import SamplerBase
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The marker that ties a test to the rules of docs/semantics.md."""
-    config.addinivalue_line(
-        "markers",
-        "rule(*numbers, only=()): rules of docs/semantics.md that the test holds; only: the "
-        "samplers that it runs against, if not all",
-    )
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes ``kind``, directly or through a fixture, once per sampler."""
     if "kind" in metafunc.fixturenames:

@@ -57,6 +57,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.rule("S12.8", only=("remote",))
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("pause", ["a thread holds the GIL", "the process is stopped"])
 def test_no_sequence_moves_while_its_client_is_paused(pause: str, scale: Scale) -> None:

@@ -125,6 +125,7 @@ def segments_fit(sequence: SampledSequence) -> bool:
 
 
 # Runs about 30 s on two idle cores.
+@pytest.mark.rule("S12.1", only=("remote",))
 @pytest.mark.timeout(240)
 def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_servers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -140,6 +140,7 @@ async def test_a_session_needs_a_token(guarded: TunedServer) -> None:
 # -- drain -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 async def test_a_drain_hands_every_token_over_and_exits_with_0() -> None:
     with TunedServer(latency=SLOW, serve=QUICK_DRAIN) as server:
         async with opened(server.session_url) as session:
@@ -156,6 +157,7 @@ async def test_a_drain_hands_every_token_over_and_exits_with_0() -> None:
         assert await asyncio.to_thread(server.wait, 10) == 0
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 async def test_handed_over_tokens_continue_elsewhere_exactly() -> None:
     flush = {"wait_seconds": 0.02}
     with (
@@ -172,6 +174,7 @@ async def test_handed_over_tokens_continue_elsewhere_exactly() -> None:
             assert received.tokens + rest.tokens == whole.tokens
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 async def test_while_draining_the_replica_is_not_ready_and_refuses_sessions() -> None:
     with TunedServer(serve={"listen_seconds": 5.0}) as server:
         assert server.manage.post("/drain")[0] == 202

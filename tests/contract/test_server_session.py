@@ -273,6 +273,7 @@ async def test_a_repeated_id_joins_and_starts_nothing(slow: TunedServer) -> None
         assert again.tokens[: len(received.tokens)] == received.tokens
 
 
+@pytest.mark.rule("S12.1", "S12.4", only=("remote",))
 async def test_a_new_session_joins_at_its_offset(slow: TunedServer) -> None:
     async with opened(slow.session_url, "joins") as first:
         head = await first.at_least(await first.submit(0, max_tokens=80, logprobs=1), 10)
@@ -297,6 +298,7 @@ async def test_offsets_count_delivered_tokens_too(slow: TunedServer) -> None:
         assert len(held) + len(rest.tokens) == 57
 
 
+@pytest.mark.rule("S12.3", only=("remote",))
 @pytest.mark.parametrize(
     "join",
     [
@@ -315,6 +317,7 @@ async def test_an_impossible_join_answers_unknown_id(session: RawSession, join: 
     assert (got.flag, got.detail.code) == (ERROR, "unknown_id")
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 async def test_acked_columns_are_forgotten(session: RawSession, fast: TunedServer) -> None:
     await session.ended(await session.submit(0, max_tokens=4))
     await session.ack(0)
@@ -323,6 +326,7 @@ async def test_acked_columns_are_forgotten(session: RawSession, fast: TunedServe
     assert (await session.ended(got)).flag == ERROR
 
 
+@pytest.mark.rule("S12.2", only=("remote",))
 async def test_a_higher_attempt_supersedes_and_a_lower_one_is_refused(patient: RawSession) -> None:
     first = await patient.submit(0, max_tokens=1000)
     await patient.at_least(first, 3)
@@ -356,6 +360,7 @@ async def test_an_id_of_an_older_session_can_be_cancelled(slow: TunedServer) -> 
         await _until(lambda: slow.status()["load"]["running"] == 0, 0.45)
 
 
+@pytest.mark.rule("S12.4", only=("remote",))
 async def test_a_lost_session_is_aborted_when_its_lease_ends(slow: TunedServer) -> None:
     async with opened(slow.session_url, "lost") as session:
         await session.at_least(await session.submit(0, max_tokens=10_000), 3)
@@ -380,6 +385,7 @@ async def test_an_idle_session_hears_the_load_every_second(session: RawSession) 
     assert frame.load.slots > 0
 
 
+@pytest.mark.rule("S12.8", only=("remote",))
 async def test_queued_sequences_get_beats_while_others_run() -> None:
     with TunedServer(
         sim={"slots": 1}, latency={"decode_rate": 100.0}, flush={"heartbeat_seconds": 0.1}
@@ -403,6 +409,7 @@ async def test_a_lone_session_gets_the_whole_credit(fast: TunedServer) -> None:
             await session.hear()
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 async def test_sessions_with_demand_share_by_weight() -> None:
     with TunedServer(sim={"slots": 80}) as server:
         async with (

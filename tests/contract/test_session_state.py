@@ -164,6 +164,7 @@ async def replica() -> AsyncIterator[Replica]:
     await replica.hub.close()
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 async def test_deltas_reach_their_handle_and_leave_at_the_ack(replica: Replica) -> None:
     peer = replica.session()
     peer.submit(5, max_tokens=4)
@@ -180,6 +181,7 @@ async def test_deltas_reach_their_handle_and_leave_at_the_ack(replica: Replica) 
     assert peer.session.claim().is_idle
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 async def test_an_early_ack_forgets_nothing(replica: Replica) -> None:
     peer = replica.session()
     peer.submit(5, max_tokens=4)
@@ -245,6 +247,7 @@ async def test_a_frame_stops_growing_at_its_limit(replica: Replica) -> None:
     assert all(peer.tokens(handle) == list(range(80)) for handle in range(4))
 
 
+@pytest.mark.rule("S12.4", only=("remote",))
 async def test_a_stream_moves_to_the_session_that_joins_it(replica: Replica) -> None:
     old, new = replica.session(), replica.session()
     old.submit(1, max_tokens=50)
@@ -263,6 +266,7 @@ async def test_a_stream_moves_to_the_session_that_joins_it(replica: Replica) -> 
     assert replica.hub.table.kept == 1
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 async def test_a_dropped_sequence_tells_its_slow_reader(replica: Replica) -> None:
     peer = replica.session()
     for handle in range(4):
@@ -279,6 +283,7 @@ async def test_a_dropped_sequence_tells_its_slow_reader(replica: Replica) -> Non
     assert first.code == "unknown_id"
 
 
+@pytest.mark.rule("S12.4", only=("remote",))
 async def test_a_lost_session_frees_its_streams_after_the_lease(replica: Replica) -> None:
     peer = replica.session()
     peer.submit(1, max_tokens=50)
@@ -334,6 +339,7 @@ async def test_an_adapter_that_cannot_be_loaded_fails_its_sequences_alone(
     assert peer.got[2].flag == 0
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 async def test_a_drain_hands_over_what_runs_with_all_its_tokens(replica: Replica) -> None:
     peer = replica.session()
     peer.submit(1, max_tokens=50)
@@ -374,6 +380,7 @@ async def test_a_session_over_its_credit_is_told_to_wait(replica: Replica) -> No
     assert detail.code == "busy"
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 async def test_credits_follow_demand(replica: Replica) -> None:
     idle, busy = replica.session("idle"), replica.session("busy")
     busy.say(ClientFrame(demand=(1000, 10**6)))

@@ -28,11 +28,13 @@ SHARES: list[tuple[str, list[Claim], list[int]]] = [
 ]
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 @pytest.mark.parametrize(("claims", "limits"), [s[1:] for s in SHARES], ids=[s[0] for s in SHARES])
 def test_sequences_are_shared(claims: list[Claim], limits: list[int]) -> None:
     assert [sequences for sequences, _ in share(claims, 320, 10**9)] == limits
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 def test_one_busy_among_63_idle_sessions_gets_95_percent() -> None:
     (sequences, tokens), *rest = share([busy(), *[IDLE] * 63], 320, 100_000)
     assert sequences >= 0.95 * 320
@@ -45,6 +47,7 @@ def test_a_new_session_gets_its_share_at_the_next_division() -> None:
     assert share(claims, 320, 64_000) == [(160, 32_000), (160, 32_000)]
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 def test_every_session_with_demand_has_at_least_one() -> None:
     limits = share([busy() for _ in range(50)], 8, 8)
     assert set(limits) == {(1, 1)}

@@ -115,6 +115,7 @@ def test_what_matched_comes_with_the_end() -> None:
     assert group.children[0].matched == "END"
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 def test_no_more_is_sent_than_credit_allows() -> None:
     world = World("a", sequences=3)
     world.submit(*[1] * 10)
@@ -134,12 +135,14 @@ def test_work_waits_while_nobody_is_connected() -> None:
     assert world.dispatcher.demand() == (0, 0)
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 def test_a_group_larger_than_the_grant_goes_to_an_idle_session_as_one() -> None:
     world = World("a", sequences=8)
     world.submit(64)
     assert len(world.replicas["a"].take().asked) == 64
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 def test_a_large_group_is_not_overtaken_for_ever() -> None:
     world = World("a", sequences=8)
     world.submit(4, 64, 1)
@@ -187,6 +190,7 @@ def test_demand_is_a_replicas_share() -> None:
     assert world.dispatcher.demand() == (4, 4 * (3 + 16))
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 def test_a_draining_replica_gets_nothing_new() -> None:
     world = World("a", "b")
     a, b = world.replicas["a"], world.replicas["b"]
@@ -224,6 +228,7 @@ def test_cancelling_frees_credit_and_keeps_what_has_arrived() -> None:
     assert [asked.seq for asked in said.asked.values()] == [second.seq]
 
 
+@pytest.mark.rule("S12.2", only=("remote",))
 def test_deltas_of_a_cancelled_stream_are_dropped() -> None:
     world = World("a")
     (group,) = world.submit(1)
@@ -299,6 +304,7 @@ def test_a_stream_that_was_cancelled_while_its_session_was_down_is_cancelled_the
 # -- sessions break --------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("S12.1", only=("remote",))
 def test_a_broken_session_is_joined_on_the_same_incarnation() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -317,6 +323,7 @@ def test_a_broken_session_is_joined_on_the_same_incarnation() -> None:
     assert b.take().asked == {}
 
 
+@pytest.mark.rule("S12.1", only=("remote",))
 def test_a_lost_stream_moves_with_its_tokens_as_the_next_attempt() -> None:
     world = World("a", "b")
     (group,) = world.submit(2)
@@ -336,6 +343,7 @@ def test_a_lost_stream_moves_with_its_tokens_as_the_next_attempt() -> None:
     assert segments_of(group, 1) == [(b.replica.name, 0, 1, "finished")]
 
 
+@pytest.mark.rule("S12.2", only=("remote",))
 def test_the_old_attempt_is_cancelled_when_its_replica_comes_back() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -351,6 +359,7 @@ def test_the_old_attempt_is_cancelled_when_its_replica_comes_back() -> None:
     assert again.take().frame.cancel_ids == []
 
 
+@pytest.mark.rule("S12.3", only=("remote",))
 def test_another_incarnation_is_asked_to_cancel_nothing() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -371,6 +380,7 @@ def test_broken_streams_go_before_everything_that_has_not_begun() -> None:
     assert asked == [(0, 1), (1, 1), (2, 0)]
 
 
+@pytest.mark.rule("S12.1", only=("remote",))
 def test_a_join_that_is_unknown_there_moves_or_begins_anew() -> None:
     world = World("a")
     (group,) = world.submit(1)
@@ -386,6 +396,7 @@ def test_a_join_that_is_unknown_there_moves_or_begins_anew() -> None:
     assert group.children[0].flag == RUNNING
 
 
+@pytest.mark.rule("S7.4", only=("remote",))
 def test_a_stream_whose_last_word_was_lost_is_complete() -> None:
     world = World("a", "b")
     (group,) = world.submit(1, max_tokens=None)
@@ -399,6 +410,7 @@ def test_a_stream_whose_last_word_was_lost_is_complete() -> None:
     assert group.children[0].flag == STOP
 
 
+@pytest.mark.rule("S12.7", only=("remote",))
 @pytest.mark.parametrize("flag", [HANDED_OVER, ABORT], ids=["handed over", "aborted there"])
 def test_a_stream_that_its_replica_lets_go_continues_elsewhere(flag: int) -> None:
     world = World("a", "b")
@@ -415,6 +427,7 @@ def test_a_stream_that_its_replica_lets_go_continues_elsewhere(flag: int) -> Non
     assert segments_of(group)[0] == (a.replica.name, 0, 1, ended)
 
 
+@pytest.mark.rule("S12.1", only=("remote",))
 def test_a_stream_moves_any_number_of_times() -> None:
     world = World("a", "b")
     (group,) = world.submit(1, max_tokens=None)
@@ -474,6 +487,7 @@ def test_after_an_error_that_a_retry_helps_another_replica_is_asked(error: Sampl
     assert segments_of(group) == [(a.replica.name, 0, 1, error.code)]
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 def test_busy_is_no_reason_to_avoid_a_replica() -> None:
     world = World("a")
     (group,) = world.submit(1)
@@ -502,6 +516,7 @@ def fail(replica: FakeReplica, handle: int) -> None:
     replica.flush()
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 def test_what_three_engines_fail_on_is_poison() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -515,6 +530,7 @@ def test_what_three_engines_fail_on_is_poison() -> None:
     assert all(r.replica.is_usable for r in world.replicas.values())
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 def test_the_last_try_is_alone_on_a_replica_that_takes_nothing_else() -> None:
     world = World("a")
     a = world.replicas["a"]
@@ -581,6 +597,7 @@ def die(world: World, group: Group, life: int, tokens: Sequence[int] = ()) -> No
     world.replicas[name] = world.start(name, life)
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 def test_what_replicas_die_of_at_once_is_poison_after_a_try_alone() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -590,6 +607,7 @@ def test_what_replicas_die_of_at_once_is_poison_after_a_try_alone() -> None:
     assert isinstance(group.children[0].error, PoisonRequest)
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 @pytest.mark.parametrize("kind", ["a token in between", "a death long after the start"])
 def test_deaths_are_no_poison_with(kind: str) -> None:
     world = World("a", "b")
@@ -603,6 +621,7 @@ def test_deaths_are_no_poison_with(kind: str) -> None:
     assert group.children[0].flag == RUNNING
 
 
+@pytest.mark.rule("S12.9", only=("remote",))
 def test_lost_connections_drains_and_timeouts_are_no_poison() -> None:
     world = World("a", "b")
     (group,) = world.submit(1)
@@ -629,6 +648,7 @@ def test_a_frame_that_cannot_be_read_is_a_protocol_error(data: bytes) -> None:
 # -- time ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("S12.2", "S12.8", only=("remote",))
 def test_a_stream_without_progress_moves_after_the_timeout() -> None:
     world = World("a", "b", progress_timeout=60)
     (group,) = world.submit(1)
@@ -649,6 +669,7 @@ def test_a_stream_without_progress_moves_after_the_timeout() -> None:
     assert segments_of(group)[0] == (a.replica.name, 0, 1, "progress_timeout")
 
 
+@pytest.mark.rule("S12.8", only=("remote",))
 @pytest.mark.parametrize("sign", ["token", "beat"])
 def test_a_sign_of_life_keeps_a_stream_where_it_is(sign: str) -> None:
     world = World("a", "b", progress_timeout=60)
@@ -664,6 +685,7 @@ def test_a_sign_of_life_keeps_a_stream_where_it_is(sign: str) -> None:
     assert (a.take().frame.cancels, b.take().asked) == ([], {})
 
 
+@pytest.mark.rule("S12.8", only=("remote",))
 def test_frames_without_progress_do_not_count_as_progress() -> None:
     world = World("a", "b", progress_timeout=60)
     (group,) = world.submit(1)
@@ -675,6 +697,7 @@ def test_frames_without_progress_do_not_count_as_progress() -> None:
     assert len(b.take().asked) == 1
 
 
+@pytest.mark.rule("S12.8", only=("remote",))
 def test_only_ticks_pass_time() -> None:
     """After a pause of the process one tick comes, however long the pause was."""
     world = World("a", "b", progress_timeout=5, silence_timeout=5)

@@ -35,6 +35,7 @@ ROOM = [
 ]
 
 
+@pytest.mark.rule("S12.6", only=("remote",))
 @pytest.mark.parametrize(("running", "sequences", "tokens", "more", "cost", "expected"), ROOM)
 def test_credit(
     running: int, sequences: int, tokens: int, more: int, cost: int, expected: bool

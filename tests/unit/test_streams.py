@@ -50,6 +50,7 @@ def test_a_stream_is_unknown(table: StreamTable, client: str, id_: int, attempt:
         table.find(client, id_, attempt)
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 def test_a_finished_stream_waits_for_its_ack(table: StreamTable) -> None:
     one = stream(1)
     table.add(one)
@@ -71,6 +72,7 @@ def test_a_stream_of_this_process_is_gone_when_it_ends(table: StreamTable) -> No
     assert (table.running, table.kept) == ({}, 0)
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 def test_columns_nobody_acks_are_dropped_after_two_minutes(table: StreamTable) -> None:
     early, late = stream(1, seq=1), stream(2, seq=2)
     for one, ended in ((early, 0.0), (late, 60.0)):
@@ -82,6 +84,7 @@ def test_columns_nobody_acks_are_dropped_after_two_minutes(table: StreamTable) -
     assert table.expire(181.0) == ([], [late])
 
 
+@pytest.mark.rule("S12.5", only=("remote",))
 def test_over_the_byte_limit_the_oldest_goes_first(table: StreamTable) -> None:
     streams = [stream(key, seq=key) for key in range(5)]
     for one in streams:
@@ -93,6 +96,7 @@ def test_over_the_byte_limit_the_oldest_goes_first(table: StreamTable) -> None:
     assert table.kept_bytes <= SETTINGS.keep_bytes
 
 
+@pytest.mark.rule("S12.4", only=("remote",))
 def test_an_orphan_is_aborted_when_its_lease_ends(table: StreamTable) -> None:
     one = stream(1)
     table.add(one)
@@ -101,6 +105,7 @@ def test_an_orphan_is_aborted_when_its_lease_ends(table: StreamTable) -> None:
     assert table.expire(130.0) == ([one], [])
 
 
+@pytest.mark.rule("S12.4", only=("remote",))
 def test_an_orphan_that_was_joined_again_is_not_aborted(table: StreamTable) -> None:
     one = stream(1)
     table.add(one)

@@ -43,6 +43,25 @@ def test_a_resumed_sequence_ends_as_the_whole_one(
         assert again.new_input_feature == whole.new_input_feature
 
 
+@pytest.mark.rule("S7.4", "S11.7")
+@pytest.mark.parametrize("end", ["a stop string", "a stop id", "the limit"])
+def test_what_had_ended_when_it_was_given_back_is_complete(sampler: SamplerBase, end: str) -> None:
+    free = SamplingParams(temperature=0, max_tokens=12, logprobs=1, ignore_eos=True)
+    (longer,) = sampler.sample({"input_ids": IDS}, free)[0].sequences
+    ends: dict[str, dict[str, Any]] = {
+        "a stop string": {"stop": REF.decode(longer.tokens[5:6])},
+        "a stop id": {"stop_token_ids": [longer.tokens[5]]},
+        "the limit": {"max_tokens": 6},
+    }
+    params = {"temperature": 0, "max_tokens": 12, "logprobs": 1, "ignore_eos": True, **ends[end]}
+    (whole,) = sampler.sample({"input_ids": IDS}, params)[0].sequences
+    part = SampledSequence("abort", whole.tokens, list(whole.logprobs or ()))
+    (again,) = sampler.sample({"input_ids": IDS}, params, resume=part)[0].sequences
+    assert again.tokens == whole.tokens
+    assert (again.stop_reason, again.stop_matched) == (whole.stop_reason, whole.stop_matched)
+    assert again.logprobs == whole.logprobs
+
+
 @pytest.mark.rule("S11.7", "S11.4")
 def test_what_a_cancelled_stream_gives_can_be_given_back(sampler: SamplerBase) -> None:
     params = SamplingParams(temperature=0, max_tokens=1900, ignore_eos=True, logprobs=1)

@@ -1,0 +1,45 @@
+"""Whether a sequence that comes to be continued has ended with the tokens that it brings.
+
+The word that it had ended may have been lost on the way, and a caller may give back what is
+complete. Pure.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sampler_api.frames import LENGTH, RUNNING, STOP
+from sampler_core.stops import StopMatcher
+
+from .plans import Plan
+
+__all__ = ["end_of_delivered"]
+
+
+def end_of_delivered(
+    plan: Plan,
+    output: NDArray[np.int32],
+    max_total: int,
+    eos_ids: Collection[int],
+    decode: Callable[[Sequence[int]], str] | None,
+) -> tuple[int, str | int | None]:
+    """Flag and what matched, when the last of ``output`` i32 [T] ended the sequence; else RUNNING.
+
+    Ends before the last token do not count: whoever continued beyond them meant it. ``max_total``
+    is the length at which the sequence ends; ``decode`` is needed where the plan has stop strings.
+    """
+    params = plan.params
+    count = len(output)
+    if count > params.min_tokens:
+        last = int(output[-1])
+        if last in eos_ids and not params.ignore_eos:
+            return STOP, None
+        if last in (params.stop_token_ids or ()):
+            return STOP, last
+        if plan.stops and decode is not None:
+            before = output[:-1].tolist()
+            match = StopMatcher(plan.stops, decode, before, params.min_tokens).feed([last])
+            if match is not None:
+                return STOP, match.text
+    return (LENGTH if count >= max_total else RUNNING), None

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sampler_api.frames import LENGTH, RUNNING, STOP
+from sampler_api.params import SamplingParams
 from sampler_core.stops import StopMatcher
-
-from .plans import Plan
 
 __all__ = ["end_of_delivered"]
 
 
 def end_of_delivered(
-    plan: Plan,
+    params: SamplingParams,
+    stops: Sequence[str],
     output: NDArray[np.int32],
     max_total: int,
     eos_ids: Collection[int],
@@ -27,9 +27,8 @@ def end_of_delivered(
     """Flag and what matched, when the last of ``output`` i32 [T] ended the sequence; else RUNNING.
 
     Ends before the last token do not count: whoever continued beyond them meant it. ``max_total``
-    is the length at which the sequence ends; ``decode`` is needed where the plan has stop strings.
+    is the length at which the sequence ends; ``decode`` is needed for the ``stops``, which are texts.
     """
-    params = plan.params
     count = len(output)
     if count > params.min_tokens:
         last = int(output[-1])
@@ -37,9 +36,9 @@ def end_of_delivered(
             return STOP, None
         if last in (params.stop_token_ids or ()):
             return STOP, last
-        if plan.stops and decode is not None:
+        if stops and decode is not None:
             before = output[:-1].tolist()
-            match = StopMatcher(plan.stops, decode, before, params.min_tokens).feed([last])
+            match = StopMatcher(stops, decode, before, params.min_tokens).feed([last])
             if match is not None:
                 return STOP, match.text
     return (LENGTH if count >= max_total else RUNNING), None

@@ -235,7 +235,9 @@ class Hub:
         flag, matched = RUNNING, None
         if start:
             decode = None if self.tokenizer is None else self.tokenizer.decode
-            flag, matched = end_of_delivered(plan, output, total, self.info.eos_ids, decode)
+            flag, matched = end_of_delivered(
+                plan.params, plan.stops, output, total, self.info.eos_ids, decode
+            )
         elif not total and not wants_scores:
             flag = LENGTH
         if flag != RUNNING:

@@ -8,7 +8,6 @@ import pytest
 from sampler_api.frames import LENGTH, RUNNING, STOP
 from sampler_api.params import SamplingParams
 from sampler_server.delivered import end_of_delivered
-from sampler_server.plans import Plan
 
 EOS = 0
 
@@ -37,7 +36,8 @@ def test_delivered_tokens_are_searched_for_their_end(
     given: dict[str, Any], text: str, flag: int, matched: str | int | None
 ) -> None:
     params = SamplingParams.from_dict({"max_tokens": 6, **given})
-    plan = Plan(params, 0, False, tuple(params.stop_texts), (), 100)
     output = np.array([ord(letter) for letter in text], np.int32)
-    decoded = end_of_delivered(plan, output, 6, [EOS], lambda ids: "".join(map(chr, ids)))
-    assert decoded == (flag, matched or None)
+    found = end_of_delivered(
+        params, params.stop_texts, output, 6, [EOS], lambda ids: "".join(map(chr, ids))
+    )
+    assert found == (flag, matched or None)

@@ -9,6 +9,18 @@ from pathlib import Path
 import pytest
 from tests.servers import server_logs
 
+try:
+    import hypothesis
+except ImportError:
+    # A machine with an accelerator may have pytest and not the development tools.
+    pass
+else:
+    # A busy machine is no finding: how long an example takes is not what these tests are about.
+    hypothesis.settings.register_profile(
+        "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("busy")
+
 UNIT = Path(__file__).parent / "unit"
 UNIT_TIMEOUT_SECONDS = 5
 

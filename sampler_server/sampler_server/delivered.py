@@ -27,7 +27,7 @@ def end_of_delivered(
     """Flag and what matched, when the last of ``output`` i32 [T] ended the sequence; else RUNNING.
 
     Ends before the last token do not count: whoever continued beyond them meant it. ``max_total``
-    is the length at which the sequence ends; ``decode`` is needed for the ``stops``, which are texts.
+    is the length at which the sequence ends; the ``stops`` are texts and need ``decode``.
     """
     count = len(output)
     if count > params.min_tokens:

@@ -63,6 +63,7 @@ def hello_of(
     tokens: int = 1_000_000,
     base: str = BASE,
     context_limit: int = 4096,
+    max_frame_bytes: int = 64 << 20,
 ) -> ServerHello:
     """The first frame of a replica that grants so much."""
     card = ModelCard(
@@ -76,7 +77,8 @@ def hello_of(
         logprobs_modes=("processed",),
         max_logprobs=8,
     )
-    return ServerHello(replica, incarnation, card, Grant(1, sequences, tokens))
+    grant = Grant(1, sequences, tokens)
+    return ServerHello(replica, incarnation, card, grant, max_frame_bytes=max_frame_bytes)
 
 
 def make_group(

@@ -135,7 +135,7 @@ class SamplingParams:
         self.min_tokens = _integer("min_tokens", self.min_tokens, 0)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _fail(
-                "min_tokens", f"{self.min_tokens} is more than max_tokens={self.max_tokens}"
+                "min_tokens", f"must be at most max_tokens={self.max_tokens}, not {self.min_tokens}"
             )
         if not isinstance(self.ignore_eos, bool):
             raise _fail("ignore_eos", f"must be true or false, not {self.ignore_eos!r}")
@@ -146,7 +146,9 @@ class SamplingParams:
         self._check_stops()
         if self.logit_bias is not None:
             if not isinstance(self.logit_bias, Mapping):
-                raise _fail("logit_bias", "must map token ids to numbers")
+                raise _fail(
+                    "logit_bias", f"must be a dict of token ids to numbers, not {self.logit_bias!r}"
+                )
             self.logit_bias = {
                 # JSON objects have text keys.
                 _integer(
@@ -164,16 +166,23 @@ class SamplingParams:
         stop: Any = self.stop
         if isinstance(stop, str):
             stop = [stop]
+        elif isinstance(stop, float | bool | Mapping):
+            raise _fail("stop", f"must be a text, or a list of texts and token ids, not {stop!r}")
         ids = [] if self.stop_token_ids is None else _items("stop_token_ids", self.stop_token_ids)
         if stop is not None:
             texts: list[str] = []
             for item in _items("stop", stop):
                 if isinstance(item, str):
                     if not item:
-                        raise _fail("stop", "an empty text would stop every sequence at once")
+                        raise _fail(
+                            "stop",
+                            "holds an empty text, which stops every sequence at once; remove it",
+                        )
                     texts.append(item)
-                else:
+                elif hasattr(item, "__index__"):
                     ids.append(_integer("stop", item, 0))
+                else:
+                    raise _fail("stop", f"must hold texts and token ids, not {item!r}")
             self.stop = texts or None
         self.stop_token_ids = [_integer("stop_token_ids", i, 0) for i in ids] or None
 
@@ -196,7 +205,7 @@ class SamplingParams:
         for name, value in values.items():
             target = _ALIASES.get(name, name)
             if name in _UNSUPPORTED:
-                raise Unsupported(f"{name}: not supported in this version", name)
+                raise Unsupported(f"{name}: not supported in this version; remove it", name)
             if target not in known:
                 near = difflib.get_close_matches(str(name), [*known, *_ALIASES], n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -224,10 +224,16 @@ def _typed(url: str, error: Exception) -> SamplerError:
         status = error.response.status_code
         text = error.response.body.decode(errors="replace")[:200] if error.response.body else ""
         if status == 401:
-            return Unauthorized(f"{url}: the token is missing or wrong; give token=")
+            return Unauthorized(
+                f"{url}: the token is missing or wrong; token= must be in the server's token file"
+            )
         if status == 403:
-            return Forbidden(f"{url}: refused (403) {text}")
+            return Forbidden(
+                f"{url}: refused (403); give its data port and a token that may sample {text}".strip()
+            )
         return NoReplica(f"{url}: HTTP {status} {text}".strip())
     if isinstance(error, TimeoutError):
         return ConnectTimeout(f"{url}: no answer in time")
+    if isinstance(error, ConnectionRefusedError):
+        return NoReplica(f"{url}: nobody listens there; check host and port, or start the server")
     return NoReplica(f"{url}: {error}")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
     AdapterError,
+    PayloadTooLarge,
     ProtocolError,
     RevisionGone,
     SamplerClosed,
@@ -70,6 +71,8 @@ class Dispatcher:
         self._order = Order(())
         self._base: str | None = None
         """The base that all ready replicas serve; None when they differ."""
+        self._largest = 0
+        """Tokens that fit into one frame to any ready replica."""
         self._next_seq = 0
         self._expected = _EXPECTED_TOKENS
         self._stale: dict[str, tuple[str, list[CancelId]]] = {}
@@ -143,6 +146,9 @@ class Dispatcher:
                 if not children:
                     backlog.popleft()
                     continue
+            is_long = len(group.prompt_ids) > self._largest or children[0].attempt > 0
+            if is_long and not self._fits_a_frame(group, children):
+                continue
             usable, order = ready, self._order
             # Only an attempt that follows another one can have been refused somewhere.
             if group.ref.base != self._base or children[0].attempt:
@@ -166,6 +172,25 @@ class Dispatcher:
             total += cost * number
             self._give(usable[chosen], group, children, cost)
 
+    def _fits_a_frame(self, group: Group, children: Sequence[ChildWork]) -> bool:
+        """Whether the head of the backlog may go in one frame; else it is split, or refused."""
+        largest = self._largest
+        size = len(group.prompt_ids) + sum(len(child.columns) for child in children)
+        if size <= largest:
+            return True
+        self._backlog.popleft()
+        if len(children) > 1:
+            self._backlog.extendleft((group, [child]) for child in reversed(children))
+            return False
+        self._waiting -= 1
+        error = PayloadTooLarge(
+            f"input_ids: {size} tokens of prompt and output, and replicas here take at most "
+            f"{largest} in a frame; shorten the input",
+            "input_ids",
+        )
+        group.end_child(children[0], ERROR, error=error)
+        return False
+
     def _give(
         self,
         replica: Replica,
@@ -184,6 +209,8 @@ class Dispatcher:
         """Other replicas take work now; so may be some that nobody could serve before."""
         self._ready = ready
         self._order = Order(r.salt for r in ready)
+        # Half a frame, in tokens of four bytes: the rest is for what is said beside it.
+        self._largest = min((r.hello.max_frame_bytes for r in ready), default=0) >> 3
         bases = {r.hello.card.base for r in ready}
         self._base = bases.pop() if len(bases) == 1 else None
         self._backlog.extendleft(reversed(self._parked))

@@ -27,6 +27,8 @@ __all__ = ["Replica"]
 _encoder = msgspec.msgpack.Encoder()
 _NO_GRANT = Grant(-1, 0, 0)
 _MAX_PENDING_BYTES = 4 << 20
+_HEADER_BYTES = 32
+"""Of a child in a frame, about."""
 
 
 class Replica:
@@ -93,7 +95,7 @@ class Replica:
         return (
             len(self.children) + sequences <= grant.sequences
             and self.inflight_tokens + tokens <= grant.tokens
-            and self._bytes < _MAX_PENDING_BYTES
+            and self._bytes < min(_MAX_PENDING_BYTES, self.hello.max_frame_bytes // 4)
         )
 
     def take_grant(self, grant: Grant) -> None:
@@ -149,6 +151,7 @@ class Replica:
             )
             if length:
                 self._output_columns.append(child.columns.tokens)
+                self._bytes += length << 2
         prompt = group.prompt_ids
         frame.submits.append(
             Submit(
@@ -162,7 +165,7 @@ class Replica:
         )
         frame.prompts.append(len(prompt))
         self._prompt_columns.append(prompt)
-        self._bytes += prompt.nbytes
+        self._bytes += prompt.nbytes + _HEADER_BYTES * len(rows)
         self.is_dirty = True
 
     def join(self, child: ChildWork) -> None:

@@ -72,7 +72,10 @@ def standard_messages(
     Raises InvalidRequest, which names ``messages``.
     """
     if not isinstance(messages, list | tuple) or not messages:
-        raise InvalidRequest("messages: must be a list with at least one message", "messages")
+        raise InvalidRequest(
+            "messages: must be a list with at least one message (or give input_ids instead)",
+            "messages",
+        )
     made: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

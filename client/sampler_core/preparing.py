@@ -147,7 +147,8 @@ class Preparer:
         keys = options.group_keys
         if keys is not None and not isinstance(keys, str) and len(keys) != len(inputs):
             raise InvalidRequest(
-                f"group_key: {len(keys)} keys for {len(inputs)} inputs", "group_key"
+                f"group_key: {len(keys)} keys for {len(inputs)} inputs; give one per input",
+                "group_key",
             )
         for index, feature in enumerate(inputs):
             try:

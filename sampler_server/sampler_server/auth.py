@@ -52,7 +52,9 @@ class Access:
             if hmac.compare_digest(token, wanted):
                 found = name, has
         if found is None:
-            raise Unauthorized("authorization: the token is not known here", "authorization")
+            raise Unauthorized(
+                "authorization: the token is not in the token file of this server", "authorization"
+            )
         if _RANK[found[1]] < _RANK[role]:
             raise Forbidden(f"token {found[0]!r} has role {found[1]}; this needs {role}")
         return found[0]

@@ -12,6 +12,7 @@ from sampler_api.errors import (
     EngineFailed,
     InvalidRequest,
     NoReplica,
+    PayloadTooLarge,
     PoisonRequest,
     ProtocolError,
     RevisionGone,
@@ -207,6 +208,42 @@ def test_a_group_of_another_base_waits_and_holds_nobody_up() -> None:
     assert [asked.seq for asked in a.take().asked.values()] == [1]
     b = world.start("b", base=OTHER_BASE)
     assert [asked.seq for asked in b.take().asked.values()] == [0]
+
+
+def test_a_prompt_that_no_frame_holds_is_refused_alone() -> None:
+    world = World()
+    small = FakeReplica(world.dispatcher, hello_of("a", max_frame_bytes=800))
+    small.connect()
+    large = make_group(2, prompt=range(101), done=world.done)
+    good = make_group(1, prompt=range(100), done=world.done)
+    world.dispatcher.submit([large, good])
+    assert world.done == [large]
+    for child in large.children:
+        assert isinstance(child.error, PayloadTooLarge)
+        assert child.error.field == "input_ids"
+        assert "input_ids: 101 tokens" in str(child.error)
+        assert "at most 100" in str(child.error)
+    assert [asked.seq for asked in small.take().asked.values()] == [good.seq]
+    assert world.dispatcher.demand() == (0, 0)
+
+
+def test_siblings_with_long_outputs_continue_in_several_frames() -> None:
+    world = World()
+    a = FakeReplica(world.dispatcher, hello_of("a", "a-1"))
+    a.connect()
+    group = make_group(4, done=world.done, max_tokens=90)
+    world.dispatcher.submit([group])
+    a.take()
+    for handle in range(4):
+        a.give(handle, [1] * 60)
+    a.flush()
+    world.dispatcher.move(a.replica, a.disconnect(), is_dead=False)
+    b = FakeReplica(world.dispatcher, hello_of("b", "b-1", max_frame_bytes=800))
+    b.connect()
+    while world.done == []:
+        assert len(b.take().asked) == 1
+        b.finish_all([2])
+    assert [tokens_of(group, k) for k in range(4)] == [[1] * 60 + [2]] * 4
 
 
 # -- cancelling ------------------------------------------------------------------------------------

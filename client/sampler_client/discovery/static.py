@@ -18,7 +18,10 @@ class StaticDiscovery:
         self.description = target
         self._endpoints = frozenset(_endpoint(part) for part in target.split(",") if part.strip())
         if not self._endpoints:
-            raise InvalidRequest("endpoints: the list is empty", "endpoints")
+            raise InvalidRequest(
+                "endpoints: the list is empty; give http://host:port, several separated by commas",
+                "endpoints",
+            )
 
     async def watch(self) -> AsyncIterator[frozenset[Endpoint]]:
         """The list, once; it never changes."""

@@ -229,7 +229,7 @@ def _typed(url: str, error: Exception) -> SamplerError:
             )
         if status == 403:
             return Forbidden(
-                f"{url}: refused (403); give its data port and a token that may sample {text}".strip()
+                f"{url}: refused (403); give its data port and a token that samples {text}".strip()
             )
         return NoReplica(f"{url}: HTTP {status} {text}".strip())
     if isinstance(error, TimeoutError):

@@ -167,6 +167,33 @@ class TestSample:
         assert hint in error["message"]
         assert field is None or error["field"] == field
 
+    @pytest.mark.parametrize(
+        ("body", "field", "message"),
+        [
+            pytest.param(b"", "body", "no JSON: Input data was truncated", id="nothing"),
+            pytest.param(b'{"inputs": [', "body", "truncated", id="half a body"),
+            pytest.param(b"\xff\xfe", "body", "byte 0", id="no text"),
+            pytest.param(b"[]", "body", "must be a JSON object", id="a list"),
+            pytest.param(b"{}", "inputs", "missing; give a list", id="no inputs"),
+            pytest.param(b'{"inputs": []}', "inputs", "at least one input", id="empty inputs"),
+            pytest.param(
+                b'{"inputs": {"input_ids": [1]}, "sampling_params": {"temperature": NaN}}',
+                "body",
+                "no JSON",
+                id="NaN, which is no JSON",
+            ),
+        ],
+    )
+    def test_a_body_that_is_no_request_is_told_where_it_is_wrong(
+        self, client: httpx.Client, body: bytes, field: str, message: str
+    ) -> None:
+        answer = client.post("/v1/sample", content=body)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["code"], error["field"]) == ("invalid_request", field)
+        assert error["message"].startswith(f"{field}: ")
+        assert message in error["message"]
+
     def test_other_base_weights_are_refused(self, client: httpx.Client) -> None:
         answer = sample(client, [{"input_ids": [1]}], base=UNKNOWN)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "base_mismatch")

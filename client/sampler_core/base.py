@@ -18,11 +18,12 @@ from sampler_api.sampler import Sampler
 from sampler_api.types import Input
 
 from .aliases import AdapterAliases
+from .async_streaming import AsyncSampleStream
 from .calls import Call, LoopNotifier, progress_bar
 from .groups import Backend
 from .inputs import is_encoded, normalise_inputs
 from .preparing import CallOptions, Preparer, finish_call
-from .streaming import AsyncSampleStream, SampleStream
+from .streaming import SampleStream
 from .template_slot import TemplateSlot
 
 __all__ = ["SamplerBase"]

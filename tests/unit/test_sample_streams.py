@@ -1,0 +1,174 @@
+"""Streams of responses over a backend that does nothing by itself: pulling, leaving, failing."""
+
+import asyncio
+import gc
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.fake_backend import RecordingBackend
+
+from sampler_api.errors import EngineFailed, InvalidRequest
+from sampler_api.frames import ABORT
+from sampler_core.base import SamplerBase
+
+INPUT: dict[str, Any] = {"input_ids": [5]}
+REFUSED: dict[str, Any] = {"input_ids": []}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)
+
+
+def test_inputs_before_one_that_raises_reach_the_backend_and_are_cancelled_there() -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield INPUT
+        yield INPUT
+        raise OSError("the data set")
+
+    backend = RecordingBackend(answers=False)
+    with pytest.raises(OSError, match="the data set"):
+        next(SamplerBase(backend).sample_stream(broken(), {"max_tokens": 1}))
+    # Cancelling what was never submitted would make a backend count wrong.
+    assert backend.cancelled == backend.groups
+    assert len(backend.groups) == 2
+
+
+def test_inputs_before_one_that_is_refused_reach_the_backend_and_are_cancelled_there() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = SamplerBase(backend).sample_stream([INPUT, INPUT, REFUSED], on_error="raise")
+    with pytest.raises(InvalidRequest, match="the prompt is empty"):
+        next(stream)
+    assert backend.cancelled == backend.groups
+    assert len(backend.groups) == 2
+
+
+def test_a_cancelled_stream_gives_back_everything_also_when_an_input_failed() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = SamplerBase(backend).sample_stream([INPUT] * 3, {"max_tokens": 1}, on_error="raise")
+    stream._pump()
+    backend.groups[0].fail(EngineFailed("boom"))
+    left = dict(stream.cancel())
+    assert [left[i].sequences[0].stop_reason for i in range(3)] == ["error", "abort", "abort"]
+
+
+def test_a_cancelled_stream_gives_back_refused_inputs_too() -> None:
+    stream = SamplerBase(RecordingBackend(answers=False)).sample_stream([REFUSED, INPUT])
+    stream._pump()
+    assert sorted(index for index, _ in stream.cancel()) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(0, id="zero"), pytest.param(-1, id="negative"), 1.5, True, None, "8"]
+)
+@pytest.mark.parametrize("name", ["sample_stream", "asample_stream"])
+def test_a_window_that_is_none_is_refused(name: str, number: Any) -> None:
+    with pytest.raises(InvalidRequest, match="max_pending"):
+        getattr(SamplerBase(RecordingBackend()), name)([INPUT], max_pending=number)
+
+
+@pytest.mark.parametrize(
+    "inputs", [pytest.param(5, id="a number"), pytest.param("hi", id="a text"), None]
+)
+@pytest.mark.parametrize("name", ["sample_stream", "asample_stream"])
+def test_inputs_that_cannot_be_pulled_are_refused(name: str, inputs: Any) -> None:
+    with pytest.raises(InvalidRequest, match="inputs: must be a dict or an iterable"):
+        getattr(SamplerBase(RecordingBackend()), name)(inputs)
+
+
+def test_an_async_iterator_is_sent_to_the_stream_that_takes_it() -> None:
+    async def inputs() -> AsyncIterator[dict[str, Any]]:
+        yield INPUT
+
+    with pytest.raises(InvalidRequest, match="asample_stream takes async iterators"):
+        SamplerBase(RecordingBackend()).sample_stream(inputs())  # type: ignore[arg-type]
+
+
+def test_a_list_among_the_inputs_is_refused_alone() -> None:
+    stream = SamplerBase(RecordingBackend()).sample_stream([[INPUT, INPUT], INPUT])  # type: ignore[list-item]
+    found = dict(stream)
+    assert str(found[0].sequences[0].error).startswith("inputs[0]: must be one input")
+    assert found[1].sequences[0].error is None
+
+
+async def test_a_loop_that_is_left_cancels_what_is_unfinished() -> None:
+    backend = RecordingBackend(answers=False)
+
+    async def first() -> None:
+        inputs = itertools.repeat(INPUT)
+        stream = SamplerBase(backend).asample_stream(inputs, {"max_tokens": 1}, max_pending=4)
+        async for _ in stream:
+            break
+
+    left = asyncio.create_task(first())
+    await until(lambda: len(backend.groups) == 4)
+    backend.end(backend.groups[0])
+    await left
+    gc.collect()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert all(group.unfinished == 0 for group in backend.groups)
+    assert backend.groups[-1].children[0].flag == ABORT
+
+
+async def test_a_cancelled_consumer_leaves_no_task_behind() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = SamplerBase(backend).asample_stream([INPUT] * 8, {"max_tokens": 1}, max_pending=2)
+    waiting = asyncio.ensure_future(anext(stream))
+    await until(lambda: len(backend.groups) == 2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert [group.unfinished for group in backend.groups] == [0, 0]
+
+
+async def test_refused_inputs_take_places_in_the_window() -> None:
+    pulled = 0
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield REFUSED
+
+    stream = SamplerBase(RecordingBackend()).asample_stream(inputs(), max_pending=4)
+    for taken in range(1, 20):
+        await anext(stream)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert pulled <= taken + 4
+    await stream.aclose()
+
+
+async def test_an_event_loop_pulls_no_further_ahead_than_a_thread() -> None:
+    pulled = 0
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield INPUT
+
+    backend = RecordingBackend(answers=False)
+    stream = SamplerBase(backend).asample_stream(inputs(), {"max_tokens": 1}, max_pending=4)
+    waiting = asyncio.ensure_future(anext(stream))
+    await until(lambda: len(backend.groups) == 4)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert pulled == 4
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_an_input_that_raises_ends_the_loop_with_its_error() -> None:
+    async def inputs() -> AsyncIterator[dict[str, Any]]:
+        yield INPUT
+        raise OSError("the data set")
+
+    stream = SamplerBase(RecordingBackend()).asample_stream(inputs(), {"max_tokens": 1})
+    with pytest.raises(OSError, match="the data set"):
+        async for _ in stream:
+            pass

@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Before torch: both sides run with the engine's setting of OpenMP.
+import sampler_server.engines.torch  # noqa: F401  # isort: skip
 import torch
 
 PROMPT_TOKENS = 37

@@ -422,3 +422,40 @@ def test_closing_aborts_what_is_unfinished_and_refuses_more() -> None:
     assert [harness.found[r.key].finish for r in requests] == ["abort"] * 3
     with pytest.raises(EngineDead):
         harness.engine.submit(requests)
+
+
+def test_a_step_that_cannot_be_planned_fails_what_runs_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = TorchHarness(slots=2)
+    memory = harness.engine._started()._memory
+    place = memory.place
+    fails = [True]
+
+    def failing(length: int) -> Any:
+        if fails.pop():
+            raise MemoryError("no slab")
+        return place(length)
+
+    monkeypatch.setattr(memory, "place", failing)
+    found = harness.run(ask(prompt_of(5)))[0]
+    assert isinstance(found.error, EngineFailed)
+    monkeypatch.setattr(memory, "place", place)
+    request = ask(prompt_of(5))
+    assert_plain(request, harness.run(request)[0])
+    harness.engine.close()
+
+
+def test_an_engine_that_dies_answers_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = TorchHarness(slots=1)
+    core = harness.engine._started()
+
+    def broken() -> None:
+        raise RuntimeError("the device has gone")
+
+    monkeypatch.setattr(core, "step", broken)
+    for found in harness.run(ask(prompt_of(5)), ask(prompt_of(5))):
+        assert isinstance(found.error, EngineDead)
+    with pytest.raises(EngineDead):
+        harness.engine.submit([ask(prompt_of(5))])
+    harness.engine.close()

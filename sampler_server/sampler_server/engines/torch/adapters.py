@@ -99,6 +99,10 @@ class Adapters:
         finally:
             self._active = []
 
+    def close(self) -> None:
+        """Leave no hook on the model."""
+        self._unhook()
+
     def _hook(self) -> None:
         for weights, _ in self._active:
             for name in weights.keys() - self._handles.keys():

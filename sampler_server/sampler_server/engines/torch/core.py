@@ -146,7 +146,14 @@ class TorchCore:
 
     def step(self) -> None:
         """One step of all sequences that run."""
-        shares = self._scheduler.next_shares()
+        try:
+            shares = self._scheduler.next_shares()
+        except Exception as error:
+            # Mostly no memory for a slab: what holds rows goes, what waits may find room.
+            _log.exception("no step could be planned")
+            for sequence in self._scheduler.running[:] or [self._scheduler.waiting[0]]:
+                self._fail(sequence, f"{type(error).__name__}: {error}")
+            shares = []
         if shares:
             try:
                 self._run(shares)
@@ -173,10 +180,17 @@ class TorchCore:
             },
         )
 
+    def fail_all(self, error: SamplerError) -> None:
+        """Answer every sequence with an error, touching nothing on the device."""
+        for key in self._sequences:
+            self._deltas.append(Delta(key, finish="error", error=error))
+        self._sequences.clear()
+
     def close(self) -> None:
         """Abort what is unfinished, and leave a handed-in model as it came."""
         for sequence in list(self._sequences.values()):
             self._end(sequence, "abort")
+        self.adapters.close()
         unpack_linears(self._model.model)
         self._model.give_back()
 

@@ -121,24 +121,43 @@ class TorchEngine:
 
     def _loop(self, core: TorchCore, sink: Sink) -> None:
         with torch.inference_mode():
-            while True:
+            try:
+                while self._turn(core, sink):
+                    pass
+            except Exception as error:
+                # A request that fails is answered inside a step. What comes here is the engine's
+                # own end, such as a device that has gone.
+                _log.exception("the torch engine has died")
                 with self._wake:
-                    while not (self._commands or self._is_closing or core.has_work):
-                        self._wake.wait()
+                    self._is_closing = True
                     commands, self._commands = self._commands, deque()
-                    is_closing = self._is_closing
+                # Whoever waits for a command, or is in one, is answered too.
                 for command in commands:
                     command(core)
-                if is_closing:
-                    core.close()
-                elif core.has_work:
-                    core.step()
-                self._progress = core.progress()
-                deltas = core.deltas()
-                if deltas:
-                    try:
-                        sink(deltas)
-                    except Exception:
-                        _log.exception("the sink of the torch engine failed")
-                if is_closing:
-                    return
+                core.fail_all(EngineDead(f"the engine has died: {type(error).__name__}: {error}"))
+                self._deliver(core, sink)
+
+    def _turn(self, core: TorchCore, sink: Sink) -> bool:
+        """Commands, a step, deltas; false once the engine is closed."""
+        with self._wake:
+            while not (self._commands or self._is_closing or core.has_work):
+                self._wake.wait()
+            commands, self._commands = self._commands, deque()
+            is_closing = self._is_closing
+        for command in commands:
+            command(core)
+        if is_closing:
+            core.close()
+        elif core.has_work:
+            core.step()
+        self._progress = core.progress()
+        self._deliver(core, sink)
+        return not is_closing
+
+    def _deliver(self, core: TorchCore, sink: Sink) -> None:
+        deltas = core.deltas()
+        if deltas:
+            try:
+                sink(deltas)
+            except Exception:
+                _log.exception("the sink of the torch engine failed")

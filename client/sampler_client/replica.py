@@ -54,6 +54,8 @@ class Replica:
         self.load_tokens = 0
         self._free: list[int] = []
         self._dropped: set[int] = set()
+        self._freed: list[int] = []
+        """Free once the next frame is made, which still cancels what they stood for."""
         self._next_handle = 0
         self._reset()
 
@@ -202,7 +204,8 @@ class Replica:
             self._count_out(child)
         elif handle in self._dropped:
             self._dropped.discard(handle)
-            self._free.append(handle)
+            is_cancel_unsent = handle in self._frame.cancels
+            (self._freed if is_cancel_unsent else self._free).append(handle)
         return child
 
     def _count_out(self, child: ChildWork) -> None:
@@ -226,6 +229,8 @@ class Replica:
         if self._acks:
             columns.append(b"".join(h.to_bytes(4, "little") for h in self._acks))
         data = encode_frame(frame, columns)
+        self._free += self._freed
+        self._freed.clear()
         self._reset()
         return data
 
@@ -235,6 +240,7 @@ class Replica:
         self.children.clear()
         self._dropped.clear()
         self._free.clear()
+        self._freed.clear()
         self._next_handle = 0
         self.inflight_tokens = 0
         self.load_tokens = 0

@@ -165,3 +165,19 @@ def test_load_counts_what_other_clients_run_there() -> None:
     assert replica.load_tokens == 5000
     replica.take_load(Load(kv_used=10))
     assert replica.load_tokens == 200
+
+
+def test_a_handle_whose_cancel_was_not_sent_is_not_given_to_the_next_sequence() -> None:
+    replica = replica_with()
+    submit(replica, make_group())
+    replica.take_frame()
+    # The server's last word crosses the cancel, which takes effect behind the frame's submits.
+    replica.drop(0)
+    replica.cancel(0)
+    replica.release(0)
+    submit(replica, make_group())
+    frame, *_ = frame_of(replica)
+    assert frame.cancels == [0]
+    assert [child.handle for child in frame.submits[0].children] == [1]
+    submit(replica, make_group())
+    assert sorted(replica.children) == [0, 1]

@@ -39,6 +39,7 @@ __all__ = ["Fleet"]
 
 log = logging.getLogger("sampler_client")
 
+_CLOSED = "the sampler was closed, or its loop failed as the log says; make a new one"
 _HOPELESS = (Unauthorized, Forbidden, ProtocolError)
 
 
@@ -60,7 +61,7 @@ class Fleet:
             return worker
         with self._lock:
             if self._is_closed:
-                raise SamplerClosed("the sampler was closed; make a new one")
+                raise SamplerClosed(_CLOSED)
             if self._worker is None or self._worker.pid != os.getpid():
                 self._worker = _Worker(self._discovery, self._settings)
                 self._worker.start()
@@ -180,6 +181,7 @@ class _Worker:
         self._card_error: SamplerError | None = None
         self._inbox: deque[Group] = deque()
         self._is_awake = False
+        self._is_over = False
         self._loop = _new_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sampler-client", daemon=True)
@@ -193,6 +195,9 @@ class _Worker:
     def post(self, groups: Sequence[Group]) -> None:
         """Queue groups with at most one wake-up."""
         self._inbox.extend(groups)
+        if self._is_over:
+            # Nothing takes them out any more.
+            raise SamplerClosed(_CLOSED)
         if not self._is_awake:
             self._is_awake = True
             self.call(self._take_inbox)
@@ -202,7 +207,7 @@ class _Worker:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            raise SamplerClosed("the sampler was closed; make a new one") from None
+            raise SamplerClosed(_CLOSED) from None
 
     def urls(self) -> list[str]:
         """Endpoints with an open session; one at least once the card is known, if any is up."""
@@ -232,6 +237,7 @@ class _Worker:
             self._loop.run_until_complete(self._main())
         finally:
             self._loop.close()
+            self._is_over = True
             # What came in since cannot be posted any more; it fails here.
             self._take_inbox()
 

@@ -4,6 +4,7 @@ change any more."""
 import os
 import threading
 from collections.abc import Callable, Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ class AdapterAliases:
         last = before.generation if before else -1
         if generation is None:
             generation = last + 1
-        elif generation <= last:
+        elif isinstance(generation, bool) or not hasattr(generation, "__index__"):
+            raise InvalidRequest(
+                f"generation: must be an integer, not {generation!r}", "generation"
+            )
+        generation = index(generation)
+        if generation <= last:
             raise InvalidRequest(f"generation: {generation} must be more than {last}", "generation")
         config = peft_config_dict(config_or_dir)
         if config is not None:

@@ -71,6 +71,9 @@ class Preparer:
         """What holds for all inputs of a call. Raises InvalidRequest; blocks until the model is
         known."""
         params = self._params.of(sampling_params)
+        if session_key is not None and not isinstance(session_key, str):
+            raise InvalidRequest(f"session_key: must be a text, not {session_key!r}", "session_key")
+        _check_group_key(group_key)
         number = resolve_num_samples(params, num_samples)
         card = self._backend.card()
         if not self._has_warned and _has_masked_logprobs(params, card):
@@ -176,6 +179,15 @@ def finish_call(
     if on_error == "raise":
         raise_first({**prepared.errors, **errors_of(prepared.groups)}, responses)
     return responses
+
+
+def _check_group_key(key: Any) -> None:
+    if key is None or isinstance(key, str):
+        return
+    if not isinstance(key, Sequence) or not all(isinstance(item, str) for item in key):
+        raise InvalidRequest(
+            f"group_key: must be a text, or a list of one text per input, not {key!r}", "group_key"
+        )
 
 
 def _has_masked_logprobs(params: SamplingParams, card: ModelCard) -> bool:

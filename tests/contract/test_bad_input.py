@@ -156,6 +156,9 @@ def test_parameters_are_refused(sampler: SamplerBase, case: str) -> None:
         pytest.param({"on_error": "ignore"}, "on_error", id="an unknown way with errors"),
         pytest.param({"adapter_name": "nobody"}, "adapter_name", id="an unknown adapter"),
         pytest.param({"group_key": ["a", "b"]}, "group_key", id="too many group keys"),
+        pytest.param({"group_key": 5}, "group_key", id="a number for a group key"),
+        pytest.param({"group_key": [5]}, "group_key", id="a number among group keys"),
+        pytest.param({"session_key": 5}, "session_key", id="a number for a session key"),
     ],
 )
 def test_arguments_are_refused(sampler: SamplerBase, arguments: dict[str, Any], field: str) -> None:
@@ -187,6 +190,13 @@ def test_adapters_are_refused(
     with pytest.raises(cls, match=word):
         sampler.add_adapter_to_model(name, paths.get(source, source))
     goes_on(sampler)
+
+
+@pytest.mark.rule("S9.3")
+@pytest.mark.parametrize("generation", ["1", 1.5, True])
+def test_a_generation_that_is_no_integer_is_refused(sampler: SamplerBase, generation: Any) -> None:
+    with pytest.raises(InvalidRequest, match="generation: must be an integer"):
+        sampler.add_adapter_to_model("wrong", str(tiny_adapter("a1")), generation=generation)
 
 
 @pytest.mark.rule("S9.3", "S10.11")

@@ -121,6 +121,14 @@ class LocalBackend:
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def _ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Wait for ``work`` on the hub's loop. Raises SamplerClosed."""
+        with self._lock:
+            if self._is_closed:
+                raise SamplerClosed("the sampler is closed")
+            future = asyncio.run_coroutine_threadsafe(work(*args), self._loop)
+        return future.result()
+
     def _call(self, function: Callable[..., None], *args: object) -> None:
         """Run ``function`` on the hub's loop. Raises SamplerClosed."""
         with self._lock:
@@ -170,12 +178,12 @@ class LocalBackend:
 
     def create_adapter(self, config: Mapping[str, object]) -> str:
         """Make the zero adapter of a PEFT config; returns its digest. Blocks."""
-        return self._await(self._create(config))
+        return self._ask(self._create, config)
 
     def ensure_adapter(self, ref: RevisionRef) -> None:
         """Make sure that the engine can serve ``ref``; blocks. Raises AdapterError."""
         if ref.adapter is not None:
-            self._await(self._ensure(ref))
+            self._ask(self._ensure, ref)
 
     def close(self) -> None:
         """End everything; unfinished groups fail with SamplerClosed. Idempotent."""

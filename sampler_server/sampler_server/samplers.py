@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sampler_api.errors import SamplerClosed
 from sampler_api.names import SHA256_PREFIX
 from sampler_core.base import SamplerBase
 from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
@@ -44,6 +45,7 @@ class TorchSampler(SamplerBase):
             digest = weights_digest(model_id) if directory is None else base_digest(directory)
             settings = replace(settings, base_digest=digest)
         texts = Path(tokenizer_dir) if tokenizer_dir is not None else directory
+        self._is_closed = False
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._engine = TorchEngine(settings)
 
@@ -71,14 +73,23 @@ class TorchSampler(SamplerBase):
         )
 
     def _folder(self, name: str) -> Path:
+        if self._is_closed:
+            raise SamplerClosed("the sampler is closed")
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="sampler-adapters-")
         folder = Path(self._scratch.name) / name
         folder.mkdir(exist_ok=True)
         return folder
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "TorchSampler: the engine in it cannot be pickled; make one in each process, or serve "
+            "the model and give RemoteSampler to them"
+        )
+
     def close(self) -> None:
         """End everything; calls that still wait raise SamplerClosed. Idempotent."""
+        self._is_closed = True
         super().close()
         if self._scratch is not None:
             self._scratch.cleanup()

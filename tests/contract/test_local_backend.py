@@ -150,6 +150,15 @@ def test_an_engine_that_cannot_start_raises_in_the_constructor() -> None:
         LocalBackend(Broken)
 
 
+def test_adapters_of_a_closed_backend_are_refused_and_nobody_waits() -> None:
+    backend = LocalBackend(SimEngine)
+    backend.close()
+    with pytest.raises(SamplerClosed):
+        backend.create_adapter({"r": 4})
+    with pytest.raises(SamplerClosed):
+        backend.ensure_adapter(RevisionRef(BASE.base, "sha256:" + "1" * 64))
+
+
 # -- Hub.run ---------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,6 @@ class FaultProxy:
         self.counts: Counter[str] = Counter()
         self.flowing = asyncio.Event()
         self._pairs: dict[asyncio.Task[Any], tuple[_Pipe, _Pipe]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._is_rejecting = False
         self._listener: asyncio.Server | None = None
         self._chaos: asyncio.Task[None] | None = None
@@ -151,9 +150,15 @@ class FaultProxy:
         if self._chaos is not None:
             self._chaos.cancel()
         self._stop_listening()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # All of the loop's, not only those that have begun: a connection that was just accepted
+        # has a task that has not run yet.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+        # Transports that were aborted close at the loop's next turns.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -166,7 +171,6 @@ class FaultProxy:
         self.counts["accepted"] += 1
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
         try:
             if not self._is_rejecting:
                 await self._forward(task, reader, writer)
@@ -175,7 +179,6 @@ class FaultProxy:
             pass
         finally:
             _reset(writer)
-            self._tasks.discard(task)
 
     async def _forward(
         self, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -84,6 +84,10 @@ def launch(options: ServeOptions) -> int:
         settings = _settings(options)
         # Also where other processes will run them: a wrong option is told once, and at once.
         parts = _sim(options) if options.engine == "sim" else None
+        is_one_host = (options.manage_host or options.host) == options.host
+        if options.port == options.manage_port != 0 and is_one_host:
+            # Both could be bound, and only one of them would ever listen.
+            raise _wrong("manage_port", f"must be another port than --port {options.port}")
         if options.engines > 1:
             return _several(options)
     except SamplerError as error:

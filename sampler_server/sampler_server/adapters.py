@@ -225,7 +225,7 @@ class AdapterStore:
             )
         if not self._roots:
             raise AdapterMissing(
-                f"{path}: this replica reads no directories; serve with an adapter root above it",
+                f"{path}: this replica reads no directories; serve with an --adapter-root above it",
                 "adapter_path",
             )
         directory = resolve_below(Path(path), self._roots)

@@ -59,6 +59,11 @@ def test_version_says_package_and_protocol() -> None:
             id="ports that overlap",
         ),
         pytest.param(
+            ["--engine=sim", "--port=8000", "--manage-port=8000"],
+            "--manage-port",
+            id="one port for both",
+        ),
+        pytest.param(
             ["--engine=sim", "--engines=3", "--port=65534"], "--port", id="ports that run out"
         ),
     ],

@@ -360,7 +360,7 @@ async def test_a_digest_that_is_none_is_refused(digest: str, world: World) -> No
 
 async def test_without_roots_no_path_is_read(world: World) -> None:
     ref = world.ref(1)
-    with pytest.raises(AdapterMissing, match="serve with an adapter root"):
+    with pytest.raises(AdapterMissing, match="serve with an --adapter-root"):
         await world.open(roots=[]).acquire(ref)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # the end of each, so that a second busy process on the same cores makes steps ten times slower. It
 # reads this once, when torch loads it.
 if "torch" not in sys.modules:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 __all__ = ["TorchEngine", "TorchOptions"]
 

@@ -40,7 +40,7 @@ _CPU_SLAB_TOKENS = 4096
 _SLAB_TOKENS = 32768
 _SLABS = 8
 """Slabs that the budget is worth at least: each capacity in use holds one of its own."""
-_CPU_PREFILL_TOKENS = 128
+_CPU_PREFILL_TOKENS = 256
 _PREFILL_TOKENS = 2048
 _SCORED_VALUES = 1 << 25
 """Logits (tokens times vocabulary) that a chunk of a scored prompt may make: 128 MiB of float32."""

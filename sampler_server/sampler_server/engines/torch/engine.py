@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -19,6 +20,9 @@ from .options import TorchOptions
 __all__ = ["TorchEngine"]
 
 _log = logging.getLogger(__name__)
+
+_GATHER_SECONDS = 0.003
+"""How long an idle engine waits for companions of a first request: less than any step takes."""
 
 
 class TorchEngine:
@@ -140,8 +144,12 @@ class TorchEngine:
     def _turn(self, core: TorchCore, sink: Sink) -> bool:
         """Commands, a step, deltas; false once the engine is closed."""
         with self._wake:
+            was_idle = not core.has_work
             while not (self._commands or self._is_closing or core.has_work):
                 self._wake.wait()
+        if was_idle:
+            time.sleep(_GATHER_SECONDS)
+        with self._wake:
             commands, self._commands = self._commands, deque()
             is_closing = self._is_closing
         for command in commands:

@@ -37,7 +37,7 @@ demo: $(SETUP) ## a real model on two servers, one killed halfway (ENGINE=sim: w
 constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	.cache/uv-tool/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \
 	    --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --custom-compile-command 'make constraints' --extra server --extra torch --group dev \
+	    --custom-compile-command 'make constraints' --extra operator --extra server --extra torch --group dev \
 	    pyproject.toml requirements/tools.in --output-file requirements/constraints.txt
 
 clean: ## remove .venv and everything else that was made here

@@ -61,6 +61,6 @@ say "installing torch, transformers and the tools into .venv (1 to 5 minutes the
 started=$SECONDS
 # Without compiled bytecode every first import of torch and transformers would take seconds longer.
 "$tool/bin/uv" pip install --quiet --python .venv/bin/python --compile-bytecode \
-    -c requirements/constraints.txt --group dev -e '.[server,torch]'
+    -c requirements/constraints.txt --group dev -e '.[operator,server,torch]'
 touch .venv/.setup-done
 say "done in $((SECONDS - started)) s"

@@ -111,7 +111,7 @@ class FaultProxy:
         self.flowing = asyncio.Event()
         self._pairs: dict[asyncio.Task[Any], tuple[_Pipe, _Pipe]] = {}
         self._is_rejecting = False
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._chaos: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -143,8 +143,23 @@ class FaultProxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.counts["accepted"] += 1
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        task = self._loop.create_task(self._serve(accepted))
+        # The task may be cancelled before it has begun, and then nobody else knows the socket:
+        # asyncio's own server leaves it open.
+        task.add_done_callback(lambda _: accepted.close())
 
     async def _close(self) -> None:
         if self._chaos is not None:
@@ -162,21 +177,19 @@ class FaultProxy:
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
     # -- connections -------------------------------------------------------------------------------
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.counts["accepted"] += 1
+    async def _serve(self, accepted: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
+        reader, writer = await asyncio.open_connection(sock=accepted)
         try:
             if not self._is_rejecting:
                 await self._forward(task, reader, writer)
-        except asyncio.CancelledError:
-            # From _close alone; asyncio's server would report it as a failure.
-            pass
         finally:
             _reset(writer)
 

@@ -1,5 +1,7 @@
 """The fault proxy breaks what it is told to break, and a seed always gives the same faults."""
 
+import asyncio
+import gc
 import socket
 import socketserver
 import threading
@@ -99,6 +101,22 @@ def test_a_closed_listener_refuses_until_it_listens_again(proxy: FaultProxy) -> 
     proxy.accept()
     with connect(proxy) as connection:
         assert echo(connection, b"one") == b"one"
+
+
+def test_connections_that_it_accepts_while_it_closes_are_closed(proxy: FaultProxy) -> None:
+    released = threading.Event()
+    # Held up, so that one turn finds the connections and the end.
+    proxy._loop.call_soon_threadsafe(released.wait)
+    made = [connect(proxy) for _ in range(5)]
+    closed = asyncio.run_coroutine_threadsafe(proxy._close(), proxy._loop)
+    released.set()
+    closed.result(5)
+    for connection in made:
+        with connection, pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    assert proxy.counts["accepted"] > 0
+    # What was left open says so when it is collected.
+    gc.collect()
 
 
 def test_a_schedule_runs_until_calm(proxy: FaultProxy) -> None:

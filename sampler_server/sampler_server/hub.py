@@ -1,68 +1,38 @@
 """Where engine and streams meet: requests go in, deltas come out, all state on one event loop.
 
 Two kinds of readers use it. A session (``session``) opens streams for a client and joins them again
-later; code of this process — the HTTP routes, the in-process sampler — asks :meth:`Hub.run` for the
-deltas of one input::
-
-    async with hub.run(prompt_ids, params, seeds=[7, 8]) as pieces:
-        async for piece in pieces:
-            piece.child, piece.columns.token_ids, piece.flag
-
-The engine calls :meth:`Hub.sink` from its own thread once a step; that costs one wake-up of the
-loop, however many sequences have moved.
+later; code of this process reads the deltas of one input (``runs``) or fills groups with them
+(``local``). The engine calls :meth:`Hub.sink` from its own thread once a step.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_api.columns import Columns
-from sampler_api.errors import (
-    BaseMismatch,
-    Busy,
-    Draining,
-    EngineDead,
-    EngineFailed,
-    SamplerError,
-    UnknownRequest,
-    Unsupported,
-)
-from sampler_api.frames import (
-    ABORT,
-    ERROR,
-    LENGTH,
-    RUNNING,
-    STOP,
-    Load,
-    ModelCard,
-    RevisionRef,
-)
-from sampler_api.params import SamplingParams
+from sampler_api.errors import BaseMismatch, EngineDead, EngineFailed, SamplerError, Unsupported
+from sampler_api.frames import ABORT, ERROR, LENGTH, RUNNING, STOP, Load, ModelCard, RevisionRef
 from sampler_core.stops import StopMatcher
 
 from .batches import Adapters, Batch, Counters
 from .cards import model_card
 from .delivered import end_of_delivered
 from .deltas import append
-from .engines.base import Delta, Engine, EngineInfo, EngineRequest
-from .plans import Plan, Planner, check_output, check_prompt
-from .runs import Run
+from .engines.base import Delta, Engine, EngineInfo
+from .inbox import Inbox
+from .leases import lease_adapter, let_go
+from .plans import Plan, Planner
 from .settings import StreamSettings
-from .streams import Lease, Listener, Stream, StreamTable
+from .streams import Listener, Stream, StreamTable
 from .tokenizer import ServedTokenizer
 
 __all__ = ["Adapters", "Batch", "Hub"]
 
 log = logging.getLogger(__name__)
-
-_EMPTY = np.empty(0, np.int32)
-_LOCAL_PER_SLOT = 4
 
 
 class Hub:
@@ -92,9 +62,7 @@ class Hub:
         self.broken = asyncio.Event()
         """Set with ``engine_error`` when the engine has said that it does not run any more."""
         self._settings = settings or StreamSettings()
-        self._inbox: deque[Sequence[Delta]] = deque()
-        self._is_woken = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox = Inbox(self._take)
         self._next_key = 1
         self._tasks: set[asyncio.Task[None]] = set()
         self._planner: Planner | None = None
@@ -110,10 +78,8 @@ class Hub:
         self._info = info
         self._planner = Planner(info, tokenizer)
         self._card = model_card(info, tokenizer, model_name, self.adapters is not None)
-        self._loop = asyncio.get_running_loop()
         self._spawn(self._keep_house())
-        if self._inbox:
-            self._take()
+        self._inbox.open()
 
     async def close(self) -> None:
         """End every stream and the hub's tasks; the engine is the caller's to close."""
@@ -147,38 +113,6 @@ class Hub:
         """Checks params against the engine; after ``open``."""
         assert self._planner is not None
         return self._planner
-
-    # -- requests of this process ------------------------------------------------------------------
-
-    def run(
-        self,
-        prompt_ids: NDArray[np.int32],
-        params: SamplingParams,
-        *,
-        seeds: Sequence[int | None] = (None,),
-        ref: RevisionRef | None = None,
-        output_ids: NDArray[np.int32] | None = None,
-        is_interactive: bool = False,
-    ) -> Run:
-        """One input with a child per seed, as an async iterator of :class:`~.runs.Piece`.
-
-        ``params.seed`` and ``params.num_samples`` are ignored in favour of ``seeds``. ``ref=None``
-        is the base. ``is_interactive`` (a person reads along) gives every piece at once; else small
-        pieces are gathered. Leaving the ``async with`` cancels at the engine what is unfinished.
-        Raises InvalidRequest, Unsupported, BaseMismatch, Draining, Busy before anything runs;
-        errors of the engine come as pieces.
-        """
-        if self.is_draining:
-            raise Draining("the replica is draining; ask another one")
-        if self.local_running + len(seeds) > max(_LOCAL_PER_SLOT * self.info.slots, len(seeds)):
-            raise Busy(f"{self.local_running} sequences are already running or waiting here")
-        ref = ref or RevisionRef(self.card.base)
-        self.check_ref(ref)
-        plan = self.planner.of(params)
-        output = _EMPTY if output_ids is None else output_ids
-        check_prompt(prompt_ids, self.info)
-        check_output(output, len(prompt_ids), self.info)
-        return Run(self, plan, prompt_ids, output, list(seeds), ref, is_interactive)
 
     # -- streams -----------------------------------------------------------------------------------
 
@@ -246,18 +180,7 @@ class Hub:
             return stream
         batch.streams.append(stream)
         batch.requests.append(
-            EngineRequest(
-                key=key,
-                prompt_ids=prompt,
-                output_ids=output,
-                params=plan.params,
-                max_total=total,
-                seed=seed,
-                adapter=batch.ref.adapter,
-                group=group,
-                bad_words=plan.bad_words,
-                want_prompt_logprobs=wants_scores,
-            )
+            plan.request(key, prompt, output, total, seed, batch.ref.adapter, group, wants_scores)
         )
         return stream
 
@@ -324,33 +247,20 @@ class Hub:
 
     def sink(self, deltas: Sequence[Delta]) -> None:
         """Take the deltas of an engine step; from any thread."""
-        self._inbox.append(deltas)
-        if not self._is_woken and self._loop is not None:
-            self._is_woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._take)
-            except RuntimeError:
-                log.debug("deltas after the loop was closed")
+        self._inbox.put(deltas)
 
-    def _take(self) -> None:
-        # Cleared first: what the engine appends from here on wakes the loop again.
-        self._is_woken = False
-        inbox = self._inbox
-        running = self.table.running
-        now = self.clock()
-        while inbox:
-            for delta in inbox.popleft():
-                stream = running.get(delta.key)
-                if stream is None:
-                    continue
-                try:
-                    self._take_one(stream, delta, now)
-                except Exception:
-                    log.exception("a delta of the engine could not be taken")
-                    self.end_with(stream, EngineFailed("the engine's answer could not be read"))
+    def _take(self, delta: Delta) -> None:
+        stream = self.table.running.get(delta.key)
+        if stream is None:
+            return
+        try:
+            self._take_one(stream, delta)
+        except Exception:
+            log.exception("a delta of the engine could not be taken")
+            self.end_with(stream, EngineFailed("the engine's answer could not be read"))
 
-    def _take_one(self, stream: Stream, delta: Delta, now: float) -> None:
-        flag = append(stream, delta, now)
+    def _take_one(self, stream: Stream, delta: Delta) -> None:
+        flag = append(stream, delta, self.clock())
         self.counters.tokens += len(delta.tokens) >> 2
         if flag != RUNNING:
             if delta.finish is None:
@@ -370,12 +280,7 @@ class Hub:
         if flag in (STOP, LENGTH):
             length = stream.start + len(stream.columns)
             self.expected_length += 0.05 * (length - self.expected_length)
-        lease = stream.lease
-        if lease is not None:
-            stream.lease = None
-            lease.count -= 1
-            if lease.count == 0 and self.adapters is not None:
-                self.adapters.release(lease.digest)
+        let_go(self.adapters, stream)
 
     # -- work in the background --------------------------------------------------------------------
 
@@ -385,33 +290,20 @@ class Hub:
         task.add_done_callback(self._tasks.discard)
 
     async def _send_with_adapter(self, batch: Batch) -> None:
-        adapters, digest = self.adapters, batch.ref.adapter
-        assert adapters is not None
-        assert digest is not None
+        assert self.adapters is not None
+        error: SamplerError
         try:
-            await adapters.acquire(batch.ref)
-        except SamplerError as error:
-            for stream in batch.streams:
-                self.fail(stream, error)
+            requests = await lease_adapter(self.adapters, batch)
+            if requests:
+                self.engine.submit(requests)
             return
+        except SamplerError as raised:
+            error = raised
         except Exception:
-            log.exception("adapter %s could not be loaded", digest)
-            for stream in batch.streams:
-                self.fail(stream, EngineFailed(f"adapter {digest} could not be loaded"))
-            return
-        alive = [
-            (stream, request)
-            for stream, request in zip(batch.streams, batch.requests, strict=True)
-            if stream.flag == RUNNING
-        ]
-        if not alive:
-            adapters.release(digest)
-            return
-        lease = Lease(digest, len(alive))
-        for stream, _ in alive:
-            stream.lease = lease
-            stream.is_parked = False
-        self.engine.submit([request for _, request in alive])
+            log.exception("adapter %s could not be loaded", batch.ref.adapter)
+            error = EngineFailed(f"adapter {batch.ref.adapter} could not be loaded")
+        for stream in batch.streams:
+            self.fail(stream, error)
 
     async def _keep_house(self) -> None:
         settings = self._settings
@@ -429,15 +321,5 @@ class Hub:
         if aborted:
             log.info("%d sequences were aborted: their client did not come back", len(aborted))
         for stream in dropped:
-            self._drop(stream)
-
-    @staticmethod
-    def _drop(stream: Stream) -> None:
-        """Complete columns that nobody took for too long; a slow reader is told to resume."""
-        stream.columns = Columns(stream.k)
-        if stream.listener is not None and not stream.is_told:
-            stream.flag = ERROR
-            stream.matched = None
-            stream.sent = 0
-            stream.error = UnknownRequest("the columns were dropped: they waited too long")
-            stream.listener.moved(stream)
+            if stream.drop() and stream.listener is not None:
+                stream.listener.moved(stream)

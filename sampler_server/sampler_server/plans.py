@@ -21,7 +21,7 @@ from sampler_api.errors import (
 )
 from sampler_api.params import SamplingParams
 
-from .engines.base import EngineInfo
+from .engines.base import EngineInfo, EngineRequest
 from .tokenizer import ServedTokenizer
 
 __all__ = ["Plan", "Planner", "check_output", "check_prompt"]
@@ -45,6 +45,31 @@ class Plan:
         room = self.context_limit - prompt_length
         wanted = self.params.max_tokens
         return room if wanted is None else min(room, wanted)
+
+    def request(
+        self,
+        key: int,
+        prompt: NDArray[np.int32],
+        output: NDArray[np.int32],
+        total: int,
+        seed: int | None,
+        adapter: str | None,
+        group: int,
+        wants_scores: bool,
+    ) -> EngineRequest:
+        """One sequence as the engine gets it; ``total`` as of ``max_total``."""
+        return EngineRequest(
+            key=key,
+            prompt_ids=prompt,
+            output_ids=output,
+            params=self.params,
+            max_total=total,
+            seed=seed,
+            adapter=adapter,
+            group=group,
+            bad_words=self.bad_words,
+            want_prompt_logprobs=wants_scores,
+        )
 
 
 class Planner:

@@ -1,29 +1,66 @@
-"""Deltas of one input for code in this process, as an async iterator.
+"""Deltas of one input for code in this process, as an async iterator::
+
+    async with run(hub, prompt_ids, params, seeds=[7, 8]) as pieces:
+        async for piece in pieces:
+            piece.child, piece.columns.token_ids, piece.flag
 
 What its reader leaves behind is cancelled at the engine.
 """
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from sampler_api.columns import Columns
-from sampler_api.errors import SamplerError
+from sampler_api.errors import Busy, Draining, SamplerError
 from sampler_api.frames import RUNNING, RevisionRef
+from sampler_api.params import SamplingParams
 
 from .batches import Batch
 from .engines.base import PromptScores
-from .plans import Plan
+from .hub import Hub
+from .plans import Plan, check_output, check_prompt
 from .streams import Stream
 
-if TYPE_CHECKING:
-    from .hub import Hub
+__all__ = ["Piece", "Run", "run"]
 
-__all__ = ["Piece", "Run"]
+_EMPTY = np.empty(0, np.int32)
+_LOCAL_PER_SLOT = 4
+
+
+def run(
+    hub: Hub,
+    prompt_ids: NDArray[np.int32],
+    params: SamplingParams,
+    *,
+    seeds: Sequence[int | None] = (None,),
+    ref: RevisionRef | None = None,
+    output_ids: NDArray[np.int32] | None = None,
+    is_interactive: bool = False,
+) -> "Run":
+    """One input with a child per seed, as an async iterator of :class:`Piece`.
+
+    ``params.seed`` and ``params.num_samples`` are ignored in favour of ``seeds``. ``ref=None``
+    is the base. ``is_interactive`` (a person reads along) gives every piece at once; else small
+    pieces are gathered. Leaving the ``async with`` cancels at the engine what is unfinished.
+    Raises InvalidRequest, Unsupported, BaseMismatch, Draining, Busy before anything runs;
+    errors of the engine come as pieces.
+    """
+    if hub.is_draining:
+        raise Draining("the replica is draining; ask another one")
+    if hub.local_running + len(seeds) > max(_LOCAL_PER_SLOT * hub.info.slots, len(seeds)):
+        raise Busy(f"{hub.local_running} sequences are already running or waiting here")
+    ref = ref or RevisionRef(hub.card.base)
+    hub.check_ref(ref)
+    plan = hub.planner.of(params)
+    output = _EMPTY if output_ids is None else output_ids
+    check_prompt(prompt_ids, hub.info)
+    check_output(output, len(prompt_ids), hub.info)
+    return Run(hub, plan, prompt_ids, output, list(seeds), ref, is_interactive)
 
 
 class Piece(msgspec.Struct):
@@ -43,14 +80,14 @@ class Piece(msgspec.Struct):
 
 
 class Run:
-    """The pieces of one input; made by ``Hub.run``. Runs only inside ``async with``, and once.
+    """The pieces of one input; made by ``run``. Runs only inside ``async with``, and once.
 
     A slow reader gets fewer and larger pieces; the engine never waits for it.
     """
 
     def __init__(
         self,
-        hub: "Hub",
+        hub: Hub,
         plan: Plan,
         prompt: NDArray[np.int32],
         output: NDArray[np.int32],

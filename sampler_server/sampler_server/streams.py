@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sampler_api.columns import Columns
 from sampler_api.errors import SamplerError, UnknownRequest
-from sampler_api.frames import RUNNING
+from sampler_api.frames import ERROR, RUNNING
 from sampler_core.stops import StopMatcher
 
 from .engines.base import PromptScores
@@ -160,6 +160,18 @@ class Stream:
         self.pending_since = None
         self.is_due = False
         self.is_told = False
+
+    def drop(self) -> bool:
+        """Empty the columns, which nobody took for too long; True for a listener to be told."""
+        self.columns = Columns(self.k)
+        if self.listener is None or self.is_told:
+            return False
+        # A slow reader resumes from what it holds.
+        self.flag = ERROR
+        self.matched = None
+        self.sent = 0
+        self.error = UnknownRequest("the columns were dropped: they waited too long")
+        return True
 
 
 class StreamTable:

@@ -1,4 +1,4 @@
-"""Groups on an engine of this process, and the hub's own iterator."""
+"""Groups on an engine of this process, and the iterator over one input."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from sampler_server.engines.sim import SimEngine, SimSettings, base_digest, toke
 from sampler_server.engines.sim.latency import LatencyModel
 from sampler_server.hub import Hub
 from sampler_server.local import LocalBackend
-from sampler_server.runs import Piece
+from sampler_server.runs import Piece, run
 
 BASE = RevisionRef(base_digest())
 TIMEOUT_SECONDS = 10.0
@@ -159,14 +159,14 @@ def test_adapters_of_a_closed_backend_are_refused_and_nobody_waits() -> None:
         backend.ensure_adapter(RevisionRef(BASE.base, "sha256:" + "1" * 64))
 
 
-# -- Hub.run ---------------------------------------------------------------------------------------
+# -- runs -----------------------------------------------------------------------------------------
 
 
 async def _pieces(backend: LocalBackend, **asked: Any) -> list[Piece]:
     async def collect() -> list[Piece]:
         hub: Hub = backend.hub
         params = SamplingParams(**asked.pop("params"))
-        async with hub.run(np.array([1, 2, 3], np.int32), params, **asked) as pieces:
+        async with run(hub, np.array([1, 2, 3], np.int32), params, **asked) as pieces:
             return [piece async for piece in pieces]
 
     work = asyncio.run_coroutine_threadsafe(collect(), backend.loop)
@@ -185,7 +185,7 @@ async def test_leaving_a_run_cancels_at_the_engine(slow: LocalBackend) -> None:
     async def leave() -> int:
         params = SamplingParams(max_tokens=10_000)
         prompt = np.array([1, 2, 3], np.int32)
-        async with slow.hub.run(prompt, params, seeds=[1, 2], is_interactive=True) as pieces:
+        async with run(slow.hub, prompt, params, seeds=[1, 2], is_interactive=True) as pieces:
             async for _ in pieces:
                 break
         return slow.hub.local_running

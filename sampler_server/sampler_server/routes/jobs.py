@@ -16,7 +16,7 @@ from sampler_core.seeds import child_seed
 
 from ..engines.base import PromptScores
 from ..hub import Hub
-from ..runs import Piece
+from ..runs import Piece, run
 
 __all__ = ["MAX_SEQUENCES", "Child", "Done", "Job", "Pieces", "check_number", "collect", "jobs_of"]
 
@@ -105,7 +105,7 @@ async def collect(hub: Hub, jobs: Sequence[Job]) -> list[Done | SamplerError]:
         try:
             async with (
                 gate,
-                hub.run(job.prompt, job.params, seeds=job.seeds, ref=job.ref) as pieces,
+                run(hub, job.prompt, job.params, seeds=job.seeds, ref=job.ref) as pieces,
             ):
                 async for piece in pieces:
                     done.children[piece.child].take(piece)
@@ -122,7 +122,7 @@ async def collect(hub: Hub, jobs: Sequence[Job]) -> list[Done | SamplerError]:
 class Pieces:
     """Pieces of several jobs as they come: ``async with Pieces(hub, jobs) as pieces``.
 
-    Gives ``(job, piece)``. Leaving cancels what is unfinished. Raises what ``Hub.run`` raises.
+    Gives ``(job, piece)``. Leaving cancels what is unfinished. Raises what ``runs.run`` raises.
     """
 
     def __init__(self, hub: Hub, jobs: Sequence[Job]) -> None:
@@ -154,8 +154,13 @@ class Pieces:
         try:
             async with (
                 gate,
-                self._hub.run(
-                    job.prompt, job.params, seeds=job.seeds, ref=job.ref, is_interactive=True
+                run(
+                    self._hub,
+                    job.prompt,
+                    job.params,
+                    seeds=job.seeds,
+                    ref=job.ref,
+                    is_interactive=True,
                 ) as pieces,
             ):
                 async for piece in pieces:

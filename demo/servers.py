@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+import msgspec
+
+from sampler_api.fleet import ReplicaStatus
 
 __all__ = ["Server", "ServerError", "Servers", "Status"]
 
@@ -79,11 +83,12 @@ class Server:
         address = f"http://127.0.0.1:{self._manage_port}/status"
         try:
             with urllib.request.urlopen(address, timeout=_STATUS_SECONDS) as reply:
-                body: dict[str, Any] = json.load(reply)
-            load = body["load"]
-            return Status(load["running"], load["steps"], body["card"]["base"])
-        except (OSError, KeyError, ValueError) as error:
+                status = msgspec.json.decode(reply.read(), type=ReplicaStatus)
+        except (OSError, msgspec.MsgspecError) as error:
             raise ServerError(f"{self.name} gave no status: {error!r}") from None
+        if status.load is None or status.base is None:
+            raise ServerError(f"{self.name} is not ready: {status.reason}")
+        return Status(status.load.running, status.load.steps, status.base)
 
     def check_alive(self) -> None:
         """Raises ServerError when the process has ended."""

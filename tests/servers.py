@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 from weakref import WeakSet
 
+import msgspec
+
+from sampler_api.fleet import ReplicaStatus
+
 __all__ = ["Port", "ProgramServer", "Server", "TunedServer", "server_logs"]
 
 _ROOT: Final = Path(__file__).parent.parent
@@ -140,9 +144,10 @@ class ProgramServer:
         return self._process is not None
 
     def status(self) -> dict[str, Any]:
-        """``GET /status``."""
-        body: dict[str, Any] = self.manage.get("/status")[1]
-        return body
+        """``GET /status``, with the names of its fields."""
+        status = msgspec.convert(self.manage.get("/status")[1], ReplicaStatus)
+        load = {} if status.load is None else msgspec.structs.asdict(status.load)
+        return {**msgspec.structs.asdict(status), "load": load}
 
     def start(self) -> None:
         """Start it; after a first time on the ports that it had. Returns when it listens."""

@@ -1,6 +1,7 @@
 """From the options of ``sampler serve`` to an engine and a server that runs it."""
 
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -159,6 +160,7 @@ def _several(options: ServeOptions) -> int:
 
 def _settings(options: ServeOptions) -> "ServeSettings":
     from sampler_server.auth import Access
+    from sampler_server.identity import Identity
     from sampler_server.settings import ServeSettings, StreamSettings
 
     if options.log_level not in _LEVELS:
@@ -169,6 +171,9 @@ def _settings(options: ServeOptions) -> "ServeSettings":
     if options.adapter_store is not None and not options.adapter_store.is_dir():
         raise _wrong("adapter_store", f"there is no directory {str(options.adapter_store)!r}")
     Access.of_file(options.token_file)
+    identity = Identity.of_environment(os.environ)
+    if options.sibling:
+        identity = identity.of_engine(options.port)
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -182,6 +187,9 @@ def _settings(options: ServeOptions) -> "ServeSettings":
         model_name=options.model_name,
         adapter_roots=tuple(root.resolve() for root in options.adapter_root or ()),
         token_file=options.token_file,
+        replica=identity.replica,
+        fleet=identity.fleet,
+        template_hash=identity.template_hash,
         siblings=tuple(options.sibling or ()),
         drain_seconds=options.drain_seconds,
         listen_seconds=options.listen_seconds,

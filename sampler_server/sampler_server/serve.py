@@ -26,8 +26,10 @@ from .auth import Access
 from .drain import Drain
 from .engines.base import Engine
 from .hub import Adapters, Hub
+from .metrics import HubCollector, exposition
 from .routes.manage import create_manage_app
 from .settings import ServeSettings
+from .status import replica_status
 from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
 from .websocket import Sessions
@@ -159,7 +161,14 @@ class _Process:
             asyncio.get_running_loop().add_signal_handler(
                 number, drain.begin, signal.Signals(number).name
             )
-        manage = create_manage_app(hub, sessions, access, drain.begin, lambda: self._is_live)
+        collector = HubCollector(hub, sessions)
+        manage = create_manage_app(
+            access,
+            status=lambda: replica_status(hub, sessions, settings.fleet),
+            metrics=lambda: exposition(collector),
+            drain=drain.begin,
+            is_live=lambda: self._is_live,
+        )
         await self._listen(manage, manage_socket, settings)
         try:
             tokenizer = await self._start(hub, drain)

@@ -52,6 +52,9 @@ class ServeSettings:
     replica: str = ""
     """Name of this replica; empty = host:port."""
     fleet: str = ""
+    """``namespace/name/uid``; empty = none."""
+    template_hash: str = ""
+    """Of the pod template that this replica was made from."""
     siblings: tuple[int, ...] = ()
     """Data ports of the other engines of this pod."""
     termination_log: Path | None = None

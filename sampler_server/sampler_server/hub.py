@@ -22,7 +22,7 @@ from .batches import Adapters, Batch, Counters
 from .cards import model_card
 from .delivered import end_of_delivered
 from .deltas import append
-from .engines.base import Delta, Engine, EngineInfo
+from .engines.base import Delta, Engine, EngineInfo, EngineRequest
 from .inbox import Inbox
 from .leases import lease_adapter, let_go
 from .plans import Plan, Planner
@@ -60,7 +60,7 @@ class Hub:
         """Declared operations by name, with the time until which they may hold up the engine."""
         self.engine_error: EngineDead | None = None
         self.broken = asyncio.Event()
-        """Set with ``engine_error`` when the engine has said that it does not run any more."""
+        """Set with ``engine_error``, when it is known that the engine does not run any more."""
         self._settings = settings or StreamSettings()
         self._inbox = Inbox(self._take)
         self._next_key = 1
@@ -188,12 +188,22 @@ class Hub:
         """Hand the batch to the engine, after its adapter has been acquired."""
         if not batch.requests:
             return
-        if batch.ref.adapter is None:
-            self.engine.submit(batch.requests)
+        if batch.ref.adapter is None or self.engine_error is not None:
+            self._submit(batch, batch.requests)
         else:
             for stream in batch.streams:
                 stream.is_parked = True
             self._spawn(self._send_with_adapter(batch))
+
+    def _submit(self, batch: Batch, requests: Sequence[EngineRequest]) -> None:
+        if self.engine_error is None:
+            try:
+                self.engine.submit(requests)
+            except EngineDead as error:
+                self.die(error)
+        if self.engine_error is not None:
+            for stream in batch.streams:
+                self.fail(stream, self.engine_error)
 
     def cancel(self, streams: Iterable[Stream], flag: int = ABORT) -> None:
         """End running streams with ``flag``; what the engine still makes of them is dropped."""
@@ -220,6 +230,19 @@ class Hub:
         key = stream.key
         self.fail(stream, error)
         self.engine.cancel([key])
+
+    def die(self, error: EngineDead) -> None:
+        """The engine does not run any more: every stream ends with ``error``, and none begins."""
+        if self.engine_error is None:
+            self.engine_error = error
+            self.broken.set()
+            for stream in list(self.table.running.values()):
+                self.fail(stream, error)
+
+    @property
+    def is_engine_asked(self) -> bool:
+        """The engine owes an answer: some stream runs that does not wait for its adapter."""
+        return any(not stream.is_parked for stream in self.table.running.values())
 
     def load(self) -> Load:
         """The engine's load as it goes into frames."""
@@ -252,6 +275,8 @@ class Hub:
     def _take(self, delta: Delta) -> None:
         stream = self.table.running.get(delta.key)
         if stream is None:
+            if isinstance(delta.error, EngineDead):
+                self.die(delta.error)
             return
         try:
             self._take_one(stream, delta)
@@ -266,12 +291,11 @@ class Hub:
             if delta.finish is None:
                 # A stop string matched, of which the engine knows nothing.
                 self.engine.cancel([stream.key])
-            elif isinstance(delta.error, EngineDead) and self.engine_error is None:
-                self.engine_error = delta.error
-                self.broken.set()
             self._end(stream, flag)
         if stream.listener is not None:
             stream.listener.moved(stream)
+        if isinstance(delta.error, EngineDead):
+            self.die(delta.error)
 
     def _end(self, stream: Stream, flag: int) -> None:
         self.table.end(stream, flag, self.clock())
@@ -295,7 +319,7 @@ class Hub:
         try:
             requests = await lease_adapter(self.adapters, batch)
             if requests:
-                self.engine.submit(requests)
+                self._submit(batch, requests)
             return
         except SamplerError as raised:
             error = raised

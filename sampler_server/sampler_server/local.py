@@ -4,11 +4,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sampler_api.errors import SamplerClosed, SamplerError, Unsupported
+from sampler_api.errors import EngineDead, SamplerClosed, SamplerError, Unsupported
 from sampler_api.frames import ABORT, LENGTH, RUNNING, STOP, ModelCard, RevisionRef
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
@@ -20,8 +21,9 @@ from .hub import Hub
 from .plans import Plan, check_output, check_prompt
 from .streams import Stream
 from .tokenizer import served_tokenizer
+from .watchdog import watch
 
-__all__ = ["LocalBackend"]
+__all__ = ["STALL_SECONDS", "LocalBackend", "Watched"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,15 @@ _ENDED = {STOP: "finished", LENGTH: "finished", ABORT: "cancelled"}
 _EMPTY = np.empty(0, np.int32)
 
 T = TypeVar("T")
+
+STALL_SECONDS = 60.0
+"""Longer than a server's: no supervisor makes another engine after a false alarm."""
+
+
+Watched = Callable[[Hub, Callable[[str], None]], Coroutine[Any, Any, None]]
+"""``watchdog.watch`` with its limits."""
+
+_WATCHED: Watched = partial(watch, stall_seconds=STALL_SECONDS)
 
 
 class _Reader:
@@ -73,9 +84,10 @@ class _Reader:
 class LocalBackend:
     """Implements ``sampler_core.groups.Backend`` over an engine that ``make_engine`` builds.
 
-    ``adapters`` makes the adapter store; ``tokenizer_files`` are read while the engine loads. The
-    constructor blocks until the engine serves. Raises ModelInvalid and what the engine's start
-    raises.
+    ``adapters`` makes the adapter store; ``tokenizer_files`` are read while the engine loads;
+    ``watched`` looks whether the engine steps and calls back, once, with why it does not: then all
+    calls end with EngineDead. The constructor blocks until the engine serves. Raises ModelInvalid
+    and what the engine's start raises.
     """
 
     def __init__(
@@ -85,11 +97,15 @@ class LocalBackend:
         tokenizer_files: Callable[[], Mapping[str, bytes]] = dict,
         adapters: Callable[[Hub], Adapters] | None = None,
         model_name: str | None = None,
+        watched: Watched = _WATCHED,
     ) -> None:
         self._engine = make_engine()
         self._hub = Hub(self._engine)
         self._streams: dict[ChildWork, Stream] = {}
         self._is_closed = False
+        self._is_stalled = False
+        self._watched = watched
+        self._watcher: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
         self._files: Mapping[str, bytes] = {}
         self._loop = asyncio.new_event_loop()
@@ -117,6 +133,14 @@ class LocalBackend:
         if adapters is not None:
             self._hub.adapters = adapters(self._hub)
         self._hub.open(tokenizer, model_name)
+        self._watcher = asyncio.create_task(self._watched(self._hub, self._stalled))
+
+    def _stalled(self, line: str) -> None:
+        log.error("%s", line)
+        self._is_stalled = True
+        # Nobody waits for this thread: it ends when the engine moves again, if ever.
+        threading.Thread(target=self._engine.close, name="sampler-end", daemon=True).start()
+        self._hub.die(EngineDead(line))
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -195,7 +219,8 @@ class LocalBackend:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._engine.close()
+        if not self._is_stalled:
+            self._engine.close()
 
     # -- on the loop -------------------------------------------------------------------------------
 
@@ -265,6 +290,8 @@ class LocalBackend:
         adapters.release(ref.adapter)
 
     async def _end(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
         closed = SamplerClosed("the sampler was closed")
         for stream in list(self._streams.values()):
             self._hub.end_with(stream, closed)

@@ -7,6 +7,7 @@ model, a logits processor.
 import hashlib
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
 from .adapters import AdapterStore
 from .engines.torch import TorchEngine, TorchOptions
 from .hub import Hub
-from .local import LocalBackend
+from .local import STALL_SECONDS, LocalBackend
+from .watchdog import watch
 
 __all__ = ["TorchSampler"]
 
@@ -34,10 +36,18 @@ class TorchSampler(SamplerBase):
     (sequences at once), ``kv_tokens`` (the memory bound), ``logits_processor``, ``model_cls`` and
     so on. The constructor blocks until the model is loaded; ``with`` or ``close()`` ends its
     threads. Raises ModelInvalid.
+
+    An engine that makes no step for ``stall_seconds`` while calls wait is given up: they raise
+    EngineDead. ``math.inf`` leaves time for a debugger in a logits processor.
     """
 
     def __init__(
-        self, model_id: Any, *, tokenizer_dir: str | Path | None = None, **options: Any
+        self,
+        model_id: Any,
+        *,
+        tokenizer_dir: str | Path | None = None,
+        stall_seconds: float = STALL_SECONDS,
+        **options: Any,
     ) -> None:
         settings = TorchOptions(model_id, **options)
         directory = model_directory(model_id)
@@ -68,6 +78,7 @@ class TorchSampler(SamplerBase):
                 tokenizer_files=lambda: tokenizer_files(texts) if texts is not None else {},
                 adapters=store,
                 model_name=settings.name or None,
+                watched=partial(watch, stall_seconds=stall_seconds),
             ),
             snapshot_dir=lambda: self._folder("snapshots"),
         )

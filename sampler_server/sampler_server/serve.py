@@ -183,7 +183,7 @@ class _Process:
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
-            watchdog = asyncio.create_task(watch(hub, settings.stall_seconds, self._stalled))
+            watchdog = asyncio.create_task(watch(hub, self._stalled, settings.stall_seconds))
             self._announce(port, manage_port)
             await self._last_word(hub, drain)
             watchdog.cancel()

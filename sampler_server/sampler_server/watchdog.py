@@ -64,8 +64,8 @@ class StepWatch:
 
 async def watch(
     hub: Hub,
-    stall_seconds: float,
     on_stall: Callable[[str], None],
+    stall_seconds: float,
     poll_seconds: float = _POLL_SECONDS,
     floor_seconds: float = _FLOOR_SECONDS,
 ) -> None:
@@ -75,7 +75,8 @@ async def watch(
         await asyncio.sleep(poll_seconds)
         now = hub.clock()
         progress = hub.engine.progress()
-        is_busy = progress.running > 0 or progress.waiting > 0
+        # The engine's own counters may be as old as its last step: a first step can hang too.
+        is_busy = progress.running > 0 or progress.waiting > 0 or hub.is_engine_asked
         is_suspended = any(until > now for until in hub.operations.values())
         if rule.look(now, progress.steps, is_busy, is_suspended):
             on_stall(

@@ -394,18 +394,32 @@ async def test_credits_follow_demand(replica: Replica) -> None:
     assert (grant.sequences, grant.epoch) == (10, busy.session.grant.epoch)
 
 
+class Ticking:
+    """A clock on which 10 ms pass whenever it is read."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.01
+        return self.now
+
+
 async def test_a_wedged_engine_is_reported_once_with_words(replica: Replica) -> None:
     replica.engine.state = EngineProgress(steps=7, running=3)
     lines: list[str] = []
-
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            self.now += 0.01
-            return self.now
-
-    replica.hub.clock = Clock()
-    await watch(replica.hub, 0.05, lines.append, poll_seconds=0.005, floor_seconds=0.0)
+    replica.hub.clock = Ticking()
+    await watch(replica.hub, lines.append, 0.05, poll_seconds=0.005, floor_seconds=0.0)
     assert len(lines) == 1
     assert "step 7" in lines[0]
+
+
+async def test_an_engine_that_hangs_in_its_first_step_is_seen_although_it_counts_nothing(
+    replica: Replica,
+) -> None:
+    session = replica.session()
+    session.submit(0)
+    assert replica.engine.progress().running == 0
+    lines: list[str] = []
+    replica.hub.clock = Ticking()
+    await watch(replica.hub, lines.append, 0.05, poll_seconds=0.005, floor_seconds=0.0)
+    assert "no step" in lines[0]

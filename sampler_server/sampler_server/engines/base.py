@@ -71,7 +71,8 @@ class Delta(msgspec.Struct, gc=False):
     ``top_ids`` and ``top_logprobs`` [T, k] when ``params.logprobs`` = k > 1: the sampled token
     first, then the best others descending; candidates that were masked out are id -1 with NaN at
     the end of a row. ``finish`` comes with the last token; ``error`` explains ``finish ==
-    "error"``.
+    "error"``. An ``EngineDead`` here, also under a key that nobody uses, says that the engine does
+    not run any more.
     """
 
     key: int
@@ -135,7 +136,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, requests: Sequence[EngineRequest]) -> None:
-        """Queue sequences; thread-safe, never blocks. A bad one answers with an error delta."""
+        """Queue sequences; thread-safe, never blocks. A bad one answers with an error delta.
+        Raises EngineDead."""
         ...
 
     def cancel(self, keys: Iterable[int]) -> None:
@@ -144,7 +146,7 @@ class Engine(Protocol):
 
     def load_adapter(self, digest: str, directory: Path) -> None:
         """Make a validated adapter servable; blocks. Raises AdapterUnsupported, AdapterInvalid,
-        AdapterCapacity."""
+        AdapterCapacity, EngineDead."""
         ...
 
     def unload_adapter(self, digest: str) -> None:

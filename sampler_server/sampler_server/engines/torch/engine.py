@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from sampler_api.errors import EngineDead
 
-from ..base import EngineInfo, EngineProgress, EngineRequest, Sink
+from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink
 from .core import TorchCore
 from .options import TorchOptions
 
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _GATHER_SECONDS = 0.003
 """How long an idle engine waits for companions of a first request: less than any step takes."""
+_NO_KEY = 0
+"""No sequence's; keys count from 1."""
 
 
 class TorchEngine:
@@ -32,7 +34,10 @@ class TorchEngine:
         self._options = options
         self._wake = threading.Condition()
         self._commands: deque[Callable[[TorchCore], None]] = deque()
+        self._asked: set[Future[None]] = set()
         self._is_closing = False
+        self._end = "the engine is closed"
+        """Why it takes no more commands, once ``_is_closing``."""
         self._core: TorchCore | None = None
         self._thread: threading.Thread | None = None
         self._progress = EngineProgress()
@@ -72,7 +77,10 @@ class TorchEngine:
             for key in wanted:
                 core.cancel(key)
 
-        self._post(cancel)
+        try:
+            self._post(cancel)
+        except EngineDead:
+            _log.debug("cancelled after the end: everything has ended")
 
     def load_adapter(self, digest: str, directory: Path) -> None:
         """Read on the caller's thread; the engine's thread only takes the result."""
@@ -91,6 +99,7 @@ class TorchEngine:
         with self._wake:
             self._is_closing = True
             self._wake.notify()
+        self._let_askers_go()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -103,15 +112,17 @@ class TorchEngine:
         self._started()
         with self._wake:
             if self._is_closing:
-                raise EngineDead("the engine is closed")
+                raise EngineDead(self._end)
             self._commands.append(command)
             self._wake.notify()
 
     def _ask(self, command: Callable[[TorchCore], None]) -> None:
-        """Run a command between two steps and wait for it."""
+        """Run a command between two steps and wait for it. Raises EngineDead."""
         done: Future[None] = Future()
 
         def run(core: TorchCore) -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 command(core)
             except Exception as error:
@@ -120,26 +131,41 @@ class TorchEngine:
             else:
                 done.set_result(None)
 
-        self._post(run)
-        done.result()
+        self._asked.add(done)
+        try:
+            self._post(run)
+            done.result()
+        except CancelledError:
+            raise EngineDead(self._end) from None
+        finally:
+            self._asked.discard(done)
+
+    def _let_askers_go(self) -> None:
+        """A thread that has died, or hangs, answers nobody."""
+        for future in list(self._asked):
+            future.cancel()
 
     def _loop(self, core: TorchCore, sink: Sink) -> None:
         with torch.inference_mode():
             try:
                 while self._turn(core, sink):
                     pass
-            except Exception as error:
+            except BaseException as error:
                 # A request that fails is answered inside a step. What comes here is the engine's
-                # own end, such as a device that has gone.
+                # own end, such as a device that has gone; whatever it is, nobody may wait on.
                 _log.exception("the torch engine has died")
-                with self._wake:
-                    self._is_closing = True
-                    commands, self._commands = self._commands, deque()
-                # Whoever waits for a command, or is in one, is answered too.
-                for command in commands:
-                    command(core)
-                core.fail_all(EngineDead(f"the engine has died: {type(error).__name__}: {error}"))
-                self._deliver(core, sink)
+                self._die(core, sink, f"the engine has died: {type(error).__name__}: {error}")
+
+    def _die(self, core: TorchCore, sink: Sink, reason: str) -> None:
+        with self._wake:
+            self._end = reason
+            self._is_closing = True
+        self._progress = EngineProgress(steps=self._progress.steps)
+        self._let_askers_go()
+        error = EngineDead(reason)
+        core.fail_all(error)
+        # Also under no key: the core does not know the sequences of a command that failed halfway.
+        self._give(sink, [*core.deltas(), Delta(_NO_KEY, finish="error", error=error)])
 
     def _turn(self, core: TorchCore, sink: Sink) -> bool:
         """Commands, a step, deltas; false once the engine is closed."""
@@ -165,7 +191,11 @@ class TorchEngine:
     def _deliver(self, core: TorchCore, sink: Sink) -> None:
         deltas = core.deltas()
         if deltas:
-            try:
-                sink(deltas)
-            except Exception:
-                _log.exception("the sink of the torch engine failed")
+            self._give(sink, deltas)
+
+    @staticmethod
+    def _give(sink: Sink, deltas: Sequence[Delta]) -> None:
+        try:
+            sink(deltas)
+        except Exception:
+            _log.exception("the sink of the torch engine failed")

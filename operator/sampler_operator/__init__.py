@@ -1,0 +1,1 @@
+"""The operator: from a ``SamplerDeployment`` to running replicas, on Kubernetes or one machine."""

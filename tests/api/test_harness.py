@@ -1,0 +1,186 @@
+"""The harness of this folder is a Kubernetes: what the other tests rely on."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tests.apiserver import ApiServer
+from tests.apiserver_client import Object, RefusedError
+from tests.apiserver_pods import (
+    bind_pod,
+    fail_pod,
+    list_pods,
+    make_pod_ready,
+    make_pod_wait,
+    remove_pod,
+)
+from tests.proxy import wait_until
+
+GO_MOD = Path(__file__).parent.parent / "cluster" / "hyperkube" / "go.mod"
+
+
+def pod(name: str, **spec: object) -> Object:
+    container = {"name": "main", "image": "nowhere/image:1"}
+    return {"metadata": {"name": name}, "spec": {"containers": [container], **spec}}
+
+
+def deployment(name: str, replicas: int) -> Object:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": pod("")["spec"]}
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def conditions(found: Object) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
+
+
+def test_server_and_tools_have_the_pinned_version(api_server: ApiServer) -> None:
+    pinned = re.search(r"k8s\.io/kubernetes (v\S+)", GO_MOD.read_text())
+    assert pinned is not None
+    assert api_server.client.get("/version")["gitVersion"] == pinned[1]
+    versions = json.loads(api_server.kubectl("version", "--output=json").stdout)
+    assert versions["clientVersion"]["gitVersion"] == pinned[1]
+    assert api_server.helm("version", "--template={{.Version}}").stdout.startswith("v3.")
+
+
+def test_a_namespace_has_its_service_account_and_no_pods(
+    api_server: ApiServer, namespace: str
+) -> None:
+    accounts = api_server.client.items(f"/api/v1/namespaces/{namespace}/serviceaccounts")
+    assert [each["metadata"]["name"] for each in accounts] == ["default"]
+    assert list_pods(api_server.client, namespace) == []
+
+
+def test_a_deployment_is_available_when_the_pods_on_its_nodes_are_ready(
+    api_server: ApiServer, namespace: str, nodes: tuple[str, ...]
+) -> None:
+    client = api_server.client
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    client.post(path, deployment("web", 2))
+    service = {"selector": {"app": "web"}, "ports": [{"port": 80}]}
+    client.post(
+        f"/api/v1/namespaces/{namespace}/services", {"metadata": {"name": "web"}, "spec": service}
+    )
+
+    def scheduled() -> list[Object]:
+        return [
+            each for each in list_pods(client, namespace, "app=web") if each["spec"].get("nodeName")
+        ]
+
+    wait_until(lambda: len(scheduled()) == 2, "both pods have a node")
+    assert {each["spec"]["nodeName"] for each in scheduled()} <= set(nodes)
+    addresses = {make_pod_ready(client, each)["status"]["podIP"] for each in scheduled()}
+
+    wait_until(
+        lambda: conditions(client.get(f"{path}/web")).get("Available") == "True", "it is available"
+    )
+    assert all(conditions(each)["PodScheduled"] == "True" for each in scheduled())
+
+    def endpoints() -> set[str]:
+        slices = client.items(
+            f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+            labelSelector="kubernetes.io/service-name=web",
+        )
+        every = [each for one in slices for each in one["endpoints"] or []]
+        return {each["addresses"][0] for each in every if each["conditions"]["ready"]}
+
+    wait_until(lambda: endpoints() == addresses, "the service has both pods")
+
+
+def test_a_deleted_pod_with_a_node_ends_when_its_containers_do(
+    api_server: ApiServer, namespace: str, nodes: tuple[str, ...]
+) -> None:
+    client = api_server.client
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    made = make_pod_ready(
+        client, bind_pod(client, client.post(path, pod("one", schedulerName="none")), nodes[0])
+    )
+    client.delete(f"{path}/one")
+    assert "deletionTimestamp" in client.get(f"{path}/one")["metadata"]
+    remove_pod(client, made)
+    assert not client.exists(f"{path}/one")
+
+
+def test_pods_fail_as_kubectl_shows_it(
+    api_server: ApiServer, namespace: str, nodes: tuple[str, ...]
+) -> None:
+    client = api_server.client
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    made = {
+        name: bind_pod(client, client.post(path, pod(name, schedulerName="none")), nodes[0])
+        for name in ("crashed", "evicted", "unpulled")
+    }
+    fail_pod(client, made["crashed"], exit_code=137, reason="OOMKilled", restarts=3)
+    fail_pod(client, made["evicted"])
+    make_pod_wait(client, made["unpulled"], "ImagePullBackOff")
+    shown = api_server.kubectl("get", "pods", "--no-headers", "--namespace", namespace).stdout
+    rows = [line.split()[:4] for line in sorted(shown.splitlines())]
+    assert rows == [
+        ["crashed", "0/1", "CrashLoopBackOff", "3"],
+        ["evicted", "0/1", "Error", "0"],
+        ["unpulled", "0/1", "ImagePullBackOff", "0"],
+    ]
+
+
+def test_a_user_may_do_what_roles_say_and_no_more(api_server: ApiServer, namespace: str) -> None:
+    pods, rbac = f"/api/v1/namespaces/{namespace}/pods", "rbac.authorization.k8s.io"
+    reader = api_server.client_of("reader", ("readers",))
+    with pytest.raises(RefusedError, match=r"403 Forbidden.*reader.*cannot list"):
+        reader.get(pods)
+    roles = f"/apis/{rbac}/v1/namespaces/{namespace}"
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
+    api_server.client.post(f"{roles}/roles", {"metadata": {"name": "pods"}, "rules": rules})
+    binding = {
+        "metadata": {"name": "pods"},
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "pods"},
+        "subjects": [{"apiGroup": rbac, "kind": "Group", "name": "readers"}],
+    }
+    api_server.client.post(f"{roles}/rolebindings", binding)
+
+    def may_list() -> bool:
+        try:
+            return reader.items(pods) == []
+        except RefusedError:
+            return False
+
+    wait_until(may_list, "the role counts")
+    words = ("--namespace", namespace, "get", "secrets")
+    told = api_server.kubectl(
+        *words, kubeconfig=api_server.kubeconfig("reader", ("readers",)), check=False
+    )
+    assert "cannot list resource" in told.stderr
+    assert api_server.kubectl(*words).returncode == 0
+
+
+def test_an_outage_ends_with_all_that_was_there(api_server: ApiServer, namespace: str) -> None:
+    client = api_server.client
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    client.post(path, {"metadata": {"name": "kept"}})
+    api_server.stop_api()
+    with pytest.raises(OSError, match="refused"):
+        client.get(f"{path}/kept")
+    api_server.start_api()
+    assert client.exists(f"{path}/kept")
+
+
+def test_a_watch_from_a_forgotten_revision_is_gone(api_server: ApiServer, namespace: str) -> None:
+    client = api_server.client
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    old = client.post(path, {"metadata": {"name": "one"}})["metadata"]["resourceVersion"]
+    client.post(path, {"metadata": {"name": "two"}})
+    watched = {"watch": "true", "resourceVersion": old}
+    assert client.get(path, **watched)["object"]["metadata"]["name"] == "two"
+
+    api_server.stop_api()
+    api_server.compact()
+    api_server.start_api()
+    event = client.get(path, **watched)
+    assert (event["type"], event["object"]["code"], event["object"]["reason"]) == (
+        "ERROR",
+        410,
+        "Expired",
+    )
+    with pytest.raises(RefusedError, match="410 Expired"):
+        client.get(path, resourceVersion=old, resourceVersionMatch="Exact")

@@ -1,0 +1,326 @@
+"""A real Kubernetes control plane without nodes: etcd, API server, controllers, scheduler.
+
+It needs no root and no container: the programs of ``tests.kube_tools`` on a loopback address of
+their own. Nothing runs pods; ``tests.apiserver_pods`` does to them what a kubelet would. Import
+``api_server``, ``namespace`` and ``nodes`` into the conftest of a tier to use it.
+"""
+
+import base64
+import itertools
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+from tests.apiserver_certificates import Authority, Certificate, kubeconfig
+from tests.apiserver_client import KubeClient, RefusedError
+from tests.apiserver_pods import add_node
+from tests.apiserver_processes import Processes
+from tests.kube_tools import kube_tool, missing_tools
+from tests.proxy import wait_until
+
+__all__ = ["ApiServer", "api_server", "namespace", "nodes"]
+
+_API_PORT: Final = 6443
+_ETCD_PORT: Final = 2379
+_PEER_PORT: Final = 2380
+_START_SECONDS: Final = 45
+_COMMAND_SECONDS: Final = 50
+_SERVICE_NETWORK: Final = "10.96.0.0/16"
+
+_API_OPTIONS: Final = (
+    f"--secure-port={_API_PORT}",
+    f"--service-cluster-ip-range={_SERVICE_NETWORK}",
+    "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+    "--authorization-mode=Node,RBAC",
+    # Beside the default ones, of which PodSecurity, ResourceQuota and LimitRanger are part.
+    "--enable-admission-plugins=NodeRestriction",
+    "--allow-privileged=true",
+    # Services have no virtual addresses here; aggregated APIs are reached by their endpoints.
+    "--enable-aggregator-routing=true",
+    # Endpoints of the service `kubernetes` may not be loopback addresses.
+    "--endpoint-reconciler-type=none",
+    "--profiling=false",
+    "--shutdown-delay-duration=0s",
+)
+_CLIENT_OPTIONS: Final = (
+    "--leader-elect=false",
+    "--secure-port=0",
+    "--kube-api-qps=300",
+    "--kube-api-burst=600",
+)
+_CONTROLLER_OPTIONS: Final = (
+    "--use-service-account-credentials=true",
+    # Nobody renews the leases of fake nodes.
+    "--node-monitor-grace-period=24h",
+    "--node-startup-grace-period=24h",
+    "--horizontal-pod-autoscaler-sync-period=3s",
+    "--horizontal-pod-autoscaler-downscale-stabilization=3s",
+    "--horizontal-pod-autoscaler-initial-readiness-delay=0s",
+    "--horizontal-pod-autoscaler-cpu-initialization-period=0s",
+    "--resource-quota-sync-period=5s",
+    "--namespace-sync-period=5s",
+)
+
+
+class ApiServer:
+    """The control plane; a ``with`` block starts it and ends it.
+
+    ``client`` is the administrator. A process of the tests that is killed takes all programs with
+    it; the folder then stays, as pytest's temporary folders do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._address = _free_address()
+        self.url = f"https://{self._address}:{_API_PORT}"
+        self._authority = Authority(folder / "certificates")
+        self._processes = Processes(folder / "logs")
+        self._users: dict[tuple[str, tuple[str, ...]], tuple[Certificate, Path]] = {}
+        home = folder / "home"
+        home.mkdir()
+        # kubectl and helm keep caches and settings at home, and would find the user's clusters.
+        self._environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+        addresses = (f"IP:{self._address}", "IP:127.0.0.1", "DNS:localhost", "DNS:kubernetes")
+        self._serving = self._authority.server("api", addresses)
+        self._token_key = self._authority.signing_key("tokens")
+        self.admin_kubeconfig = self.kubeconfig("admin", ("system:masters",))
+        self.client = self.client_of("admin", ("system:masters",))
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._processes)
+            self._start_etcd()
+            self.start_api()
+            self._start_controllers()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def is_serving(self) -> bool:
+        """The API server was not stopped, and has not ended."""
+        return self._processes.is_running("kube-apiserver")
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that signed the server's, as a PEM file."""
+        return self._authority.own.certificate
+
+    def kubeconfig(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """A kubeconfig of ``user``; RBAC says what that user may do, at first nothing."""
+        return self._user(user, groups)[1]
+
+    def client_of(self, user: str, groups: Sequence[str] = ()) -> KubeClient:
+        """``user`` at the API server."""
+        return KubeClient(self.url, self.ca, self._user(user, groups)[0])
+
+    def kubectl(
+        self,
+        *words: str,
+        input: str | None = None,  # noqa: A002 - the name that subprocess.run gives it
+        check: bool = True,
+        kubeconfig: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run kubectl, as the administrator unless ``kubeconfig`` is given."""
+        return self._command("kubectl", words, input, check, kubeconfig)
+
+    def helm(
+        self,
+        *words: str,
+        input: str | None = None,  # noqa: A002 - the name that subprocess.run gives it
+        check: bool = True,
+        kubeconfig: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run helm, as the administrator unless ``kubeconfig`` is given."""
+        return self._command("helm", words, input, check, kubeconfig)
+
+    def start_api(self) -> None:
+        """Start the API server alone, at the address it had; returns when it is ready.
+
+        Controllers and scheduler find it again by themselves, some seconds later.
+        """
+        options = {
+            "bind-address": self._address,
+            "advertise-address": self._address,
+            "etcd-servers": self._etcd,
+            "client-ca-file": self.ca,
+            "tls-cert-file": self._serving.certificate,
+            "tls-private-key-file": self._serving.key,
+            "service-account-key-file": self._token_key,
+            "service-account-signing-key-file": self._token_key,
+        }
+        self._start("kube-apiserver", *_API_OPTIONS, *_words(options))
+        self._wait("kube-apiserver", lambda: self.client.get("/readyz"))
+
+    def stop_api(self) -> None:
+        """SIGKILL to the API server alone."""
+        self._processes.kill("kube-apiserver")
+
+    def compact(self) -> int:
+        """Forget every revision but the newest in etcd: that revision.
+
+        The API server's own cache still serves what it saw: between ``stop_api`` and ``start_api``
+        this makes every older watch, and every older list, fail with 410.
+        """
+        key = base64.b64encode(b"\0").decode()
+        revision = int(self._ask_etcd("range", {"key": key})["header"]["revision"])
+        self._ask_etcd("compaction", {"revision": revision, "physical": True})
+        return revision
+
+    @property
+    def _etcd(self) -> str:
+        return f"http://{self._address}:{_ETCD_PORT}"
+
+    def _start_etcd(self) -> None:
+        peer = f"http://{self._address}:{_PEER_PORT}"
+        options = {
+            "name": "tests",
+            "data-dir": self._folder / "etcd",
+            "listen-client-urls": self._etcd,
+            "advertise-client-urls": self._etcd,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"tests={peer}",
+            "log-level": "warn",
+        }
+        self._start("etcd", "--unsafe-no-fsync", *_words(options))
+
+    def _start_controllers(self) -> None:
+        """After the API server is ready: earlier they would wait in their back-off."""
+        controllers, scheduler = "kube-controller-manager", "kube-scheduler"
+        options = {
+            "kubeconfig": self.kubeconfig(f"system:{controllers}"),
+            "service-account-private-key-file": self._token_key,
+            "root-ca-file": self.ca,
+            "cluster-signing-cert-file": self.ca,
+            "cluster-signing-key-file": self._authority.own.key,
+        }
+        self._start(controllers, *_CLIENT_OPTIONS, *_CONTROLLER_OPTIONS, *_words(options))
+        own = {"kubeconfig": self.kubeconfig(f"system:{scheduler}")}
+        self._start(scheduler, *_CLIENT_OPTIONS, *_words(own))
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        self._wait(controllers, lambda: self.client.get(account))
+
+    def _start(self, name: str, *options: str) -> None:
+        self._processes.start(name, str(kube_tool(name)), *options, environment=self._environment)
+
+    def _wait(self, name: str, answered: Callable[[], object]) -> None:
+        def holds() -> bool:
+            if not self._processes.is_running(name):
+                raise RuntimeError(f"{name} has ended:\n{self._processes.log(name)}")
+            with suppress(OSError, RefusedError):
+                answered()
+                return True
+            return False
+
+        wait_until(holds, f"{name} is ready", _START_SECONDS)
+
+    def _user(self, user: str, groups: Sequence[str]) -> tuple[Certificate, Path]:
+        known = self._users.get((user, tuple(groups)))
+        if known is not None:
+            return known
+        name = f"user-{len(self._users)}"
+        certificate = self._authority.user(name, user, groups)
+        path = self._folder / f"{name}.kubeconfig"
+        path.write_text(kubeconfig(self.url, self.ca, certificate))
+        self._users[user, tuple(groups)] = certificate, path
+        return certificate, path
+
+    def _command(
+        self, name: str, words: Sequence[str], text: str | None, check: bool, config: Path | None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            (str(kube_tool(name)), "--kubeconfig", str(config or self.admin_kubeconfig), *words),
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_SECONDS,
+            env=self._environment,
+        )
+        if check and done.returncode != 0:
+            command = " ".join((name, *words))
+            raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stderr}")
+        return done
+
+    def _ask_etcd(self, question: str, body: dict[str, object]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self._etcd}/v3/kv/{question}", json.dumps(body).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def _free_address() -> str:
+    """A loopback address whose ports nobody uses: unlike free ports of 127.0.0.1, they are still
+    free when the API server starts again."""
+    while True:
+        address = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.1"
+        try:
+            for port in (_API_PORT, _ETCD_PORT, _PEER_PORT):
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((address, port))
+        except OSError:
+            continue
+        return address
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """The control plane of this run."""
+    missing = missing_tools()
+    if missing:
+        pytest.fail(f"no {', '.join(missing)}: `make kube-tools` builds them", pytrace=False)
+    folder = tmp_path_factory.mktemp("api-server")
+    try:
+        with ApiServer(folder) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> Iterator[str]:
+    """A namespace of the test's own, with its default service account."""
+    name = f"test-{next(_numbers)}"
+    client = api_server.client
+    client.post("/api/v1/namespaces", {"metadata": {"name": name}})
+    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    wait_until(lambda: client.exists(account), f"{account} exists")
+    yield name
+    # A test that failed in an outage must not take the others with it.
+    if not api_server.is_serving:
+        api_server.start_api()
+    client.delete(f"/api/v1/namespaces/{name}")
+    # No kubelet ends them, and they would hold what their nodes have.
+    client.delete(f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
+
+
+@pytest.fixture(scope="session")
+def nodes(api_server: ApiServer) -> tuple[str, ...]:
+    """Two ready nodes of 8 GPUs each, on which the scheduler puts pods."""
+    names = ("node-0", "node-1")
+    for name in names:
+        add_node(api_server.client, name, gpus=8)
+    return names

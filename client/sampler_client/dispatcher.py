@@ -9,12 +9,11 @@ behind it.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
-    AdapterError,
+    EngineDead,
     PayloadTooLarge,
     ProtocolError,
     RevisionGone,
@@ -36,8 +35,10 @@ from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
 
+from .backlog import Backlog
 from .balancer import Order, pick
 from .endings import close_segment, count_death, end_if_complete, error_of, note_error
+from .placement import Takers
 from .quarantine import Quarantine, is_suspect
 from .replica import Replica
 from .settings import ClientSettings
@@ -46,11 +47,10 @@ __all__ = ["Dispatcher"]
 
 log = logging.getLogger("sampler_client")
 
-Item = tuple[Group, Sequence[ChildWork]]
-
 _EXPECTED_TOKENS = 256.0
 _EARLY_DEATH_SECONDS = 10.0
-_COMPACT_FROM = 1024
+_SHORTEST_REST_SECONDS = 1.0
+_LONGEST_REST_SECONDS = 16.0
 
 
 class Dispatcher:
@@ -61,18 +61,9 @@ class Dispatcher:
         self.replicas: dict[str, Replica] = {}
         self.ticks = 0
         self._wake = wake
-        self._backlog: deque[Item] = deque()
-        self._parked: list[Item] = []
+        self._backlog = Backlog()
         self._quarantine = Quarantine()
-        self._waiting = 0
-        self._cancelled = 0
-        """Children that were cancelled while they waited and still stand in the backlog."""
-        self._ready: list[Replica] = []
-        self._order = Order(())
-        self._base: str | None = None
-        """The base that all ready replicas serve; None when they differ."""
-        self._largest = 0
-        """Tokens that fit into one frame to any ready replica."""
+        self._takers = Takers()
         self._next_seq = 0
         self._expected = _EXPECTED_TOKENS
         self._stale: dict[str, tuple[str, list[CancelId]]] = {}
@@ -89,8 +80,7 @@ class Dispatcher:
         for group in groups:
             group.seq = self._next_seq
             self._next_seq += 1
-            self._backlog.append((group, group.children))
-            self._waiting += len(group.children)
+            self._backlog.put(group)
         if self._is_closed:
             self.close()
         self.pump()
@@ -102,18 +92,14 @@ class Dispatcher:
                 if child.flag == RUNNING:
                     self._cancel(child)
                     group.end_child(child, ABORT)
-        if self._cancelled > _COMPACT_FROM + self._waiting:
-            self._backlog = deque(i for i in map(_alive, [*self._parked, *self._backlog]) if i[1])
-            self._parked = []
-            self._cancelled = 0
+        self._backlog.compact()
         self.pump()
 
     def _cancel(self, child: ChildWork) -> None:
         handle = child.handle
         if handle < 0:
             if not is_suspect(child):
-                self._waiting -= 1
-                self._cancelled += 1
+                self._backlog.cancelled()
             return
         for replica in self.replicas.values():
             if replica.children.get(handle) is child:
@@ -131,58 +117,53 @@ class Dispatcher:
             for replica, child in self._quarantine.admit(self.replicas.values()):
                 self._give(replica, child.group, [child], self._cost(child.group), is_urgent=True)
         backlog = self._backlog
-        if not (backlog or self._parked):
+        if not backlog:
             return
-        ready = [r for r in self.replicas.values() if r.is_usable]
-        if ready != self._ready:
-            self._set_ready(ready)
-        total = sum(r.load_tokens for r in ready)
-        while backlog and ready:
-            group, children = backlog[0]
-            if self._cancelled:
-                alive = [child for child in children if child.flag == RUNNING]
-                self._cancelled -= len(children) - len(alive)
-                children = alive
-                if not children:
-                    backlog.popleft()
-                    continue
-            is_long = len(group.prompt_ids) > self._largest or children[0].attempt > 0
-            if is_long and not self._fits_a_frame(group, children):
+        usable = [r for r in self.replicas.values() if r.is_usable]
+        if usable != self._takers.replicas:
+            self._takers = Takers(usable)
+            # Among them may be one for what nobody could serve before.
+            backlog.unpark()
+        takers = self._takers
+        total = sum(r.load_tokens for r in usable)
+        while usable and (item := backlog.head()) is not None:
+            group, children = item
+            # Only what has begun has an output, or was refused somewhere.
+            is_again = children[0].attempt > 0 or children[0].started > 0
+            if (is_again or len(group.prompt_ids) > takers.largest) and not self._fits_a_frame(
+                group, children
+            ):
                 continue
-            usable, order = ready, self._order
-            # Only an attempt that follows another one can have been refused somewhere.
-            if group.ref.base != self._base or children[0].attempt:
-                usable = self._able(group, children)
-                if not usable:
-                    backlog.popleft()
+            able, order = takers.replicas, takers.order
+            if is_again or group.ref.base != takers.base:
+                able = takers.able(group, children)
+                if not able:
                     if children[0].flag == RUNNING:
-                        self._parked.append((group, children))
+                        backlog.park()
                     else:
-                        self._waiting -= len(children)
+                        backlog.take()
                     continue
-                if len(usable) != len(ready):
-                    order = Order(r.salt for r in usable)
+                if len(able) != len(usable):
+                    order = Order(r.salt for r in able)
             number = len(children)
             cost = self._cost(group)
-            chosen = pick(group.key, usable, order, number, cost * number, total)
+            chosen = pick(group.key, able, order, number, cost * number, total)
             if chosen is None:
                 break
-            backlog.popleft()
-            self._waiting -= number
+            backlog.take()
             total += cost * number
-            self._give(usable[chosen], group, children, cost)
+            self._give(able[chosen], group, children, cost)
 
     def _fits_a_frame(self, group: Group, children: Sequence[ChildWork]) -> bool:
         """Whether the head of the backlog may go in one frame; else it is split, or refused."""
-        largest = self._largest
+        largest = self._takers.largest
         size = len(group.prompt_ids) + sum(len(child.columns) for child in children)
         if size <= largest:
             return True
-        self._backlog.popleft()
         if len(children) > 1:
-            self._backlog.extendleft((group, [child]) for child in reversed(children))
+            self._backlog.split()
             return False
-        self._waiting -= 1
+        self._backlog.take()
         error = PayloadTooLarge(
             f"input_ids: {size} tokens of prompt and output, and replicas here take at most "
             f"{largest} in a frame; shorten the input",
@@ -205,47 +186,20 @@ class Dispatcher:
         replica.submit(group, children, cost, is_urgent)
         self._wake(replica)
 
-    def _set_ready(self, ready: list[Replica]) -> None:
-        """Other replicas take work now; so may be some that nobody could serve before."""
-        self._ready = ready
-        self._order = Order(r.salt for r in ready)
-        # Half a frame, in tokens of four bytes: the rest is for what is said beside it.
-        self._largest = min((r.hello.max_frame_bytes for r in ready), default=0) >> 3
-        bases = {r.hello.card.base for r in ready}
-        self._base = bases.pop() if len(bases) == 1 else None
-        self._backlog.extendleft(reversed(self._parked))
-        self._parked = []
-
     def _cost(self, group: Group) -> int:
         wanted = group.params.max_tokens
         expected = self._expected if wanted is None else min(wanted, self._expected)
         return len(group.prompt_ids) + int(expected)
 
-    def _able(self, group: Group, children: Sequence[ChildWork]) -> list[Replica]:
-        """Ready replicas that serve the group's base and have not refused it."""
-        of_base = [r for r in self._ready if r.hello.card.base == group.ref.base]
-        refused = frozenset[str]().union(*(child.refused_by for child in children))
-        able = [r for r in of_base if r.incarnation not in refused]
-        if able or not of_base:
-            return able
-        error = next((c.last_error for c in children if c.last_error is not None), None)
-        if isinstance(error, AdapterError):
-            for child in children:
-                group.end_child(child, ERROR, error=error)
-            return []
-        # All have failed it once; that is no reason to stop trying.
-        for child in children:
-            child.refused_by = frozenset()
-        return of_base
-
     def demand(self) -> tuple[int, int]:
         """Sequences and tokens that wait, as one replica's share."""
-        if not self._waiting:
+        waiting = self._backlog.waiting
+        if not waiting:
             return 0, 0
         number = max(1, sum(r.is_usable for r in self.replicas.values()))
-        sequences = -(-self._waiting // number)
-        first = self._backlog[0][0] if self._backlog else None
-        return sequences, sequences * (self._cost(first) if first else 1)
+        sequences = -(-waiting // number)
+        first = self._backlog.head()
+        return sequences, sequences * (self._cost(first[0]) if first else 1)
 
     # -- what connections report -------------------------------------------------------------------
 
@@ -357,6 +311,7 @@ class Dispatcher:
                 segment = Segment(name, revision, child.started, end, "finished", is_reproducible)
                 child.segments = (*child.segments, segment)
                 self._expected += (end - self._expected) * 0.01
+                replica.backoff.succeed()
                 group.end_child(child, flag, matched=detail.matched if detail else None)
             elif flag in (HANDED_OVER, ABORT):
                 # An abort that nobody here asked for: an orphan lease, or an operator.
@@ -366,10 +321,19 @@ class Dispatcher:
             else:
                 error = error_of(detail)
                 close_segment(child, name, error.code, is_reproducible)
+                if isinstance(error, EngineDead):
+                    self._rest(replica, error)
                 if note_error(child, error, replica.incarnation):
                     broken.append(child)
         if broken:
             self._requeue(broken)
+
+    def _rest(self, replica: Replica, error: SamplerError) -> None:
+        """Leave a replica alone whose engine is dead, until it may have been replaced."""
+        shortest = self._ticks_of(_SHORTEST_REST_SECONDS)
+        longest = self._ticks_of(_LONGEST_REST_SECONDS)
+        if replica.backoff.fail(self.ticks, shortest, longest):
+            log.warning("%s: %s; nothing new goes there for a while", replica.url, error)
 
     def _requeue(self, children: Sequence[ChildWork]) -> None:
         """Put broken streams before everything that has not begun, siblings together."""
@@ -385,10 +349,7 @@ class Dispatcher:
                 self._quarantine.add(child)
             else:
                 by_group.setdefault(group.seq, (group, []))[1].append(child)
-        for seq in sorted(by_group, reverse=True):
-            group, siblings = by_group[seq]
-            self._backlog.appendleft((group, siblings))
-            self._waiting += len(siblings)
+        self._backlog.put_first(by_group[seq] for seq in sorted(by_group))
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -403,6 +364,9 @@ class Dispatcher:
         if self.ticks % max(1, patience // 12) == 0:
             self._move_stuck(patience)
         self._fail_gone(self._ticks_of(self.settings.gone_timeout))
+        # Not any(): every rest is to be looked at.
+        if [r for r in self.replicas.values() if r.backoff.has_rested(self.ticks)]:
+            self.pump()
         return silent
 
     def _move_stuck(self, patience: int) -> None:
@@ -424,8 +388,7 @@ class Dispatcher:
 
     def _fail_gone(self, patience: int) -> None:
         served = {r.hello.card.base for r in self.replicas.values()}
-        wanted = {group.ref.base for group, _ in (*self._parked, *self._backlog)}
-        wanted |= self._quarantine.bases()
+        wanted = self._backlog.bases() | self._quarantine.bases()
         gone = wanted - served if served else set[str]()
         self._unserved_since = {b: self._unserved_since.get(b, self.ticks) for b in gone}
         for base, since in self._unserved_since.items():
@@ -435,16 +398,8 @@ class Dispatcher:
                 self._fail(lambda group, base=base: group.ref.base == base, error)  # type: ignore[misc]
 
     def _fail(self, concerns: Callable[[Group], bool], error: SamplerError) -> None:
-        items = [*self._parked, *self._backlog]
-        self._parked = []
-        self._backlog = deque(item for item in items if not concerns(item[0]))
-        ended = self._quarantine.take(lambda child: concerns(child.group))
-        for group, children in items:
-            if concerns(group):
-                alive = [child for child in children if child.flag == RUNNING]
-                self._cancelled -= len(children) - len(alive)
-                self._waiting -= len(alive)
-                ended += alive
+        ended = self._backlog.remove(concerns)
+        ended += self._quarantine.take(lambda child: concerns(child.group))
         for child in ended:
             child.group.end_child(child, ERROR, error=type(error)(error.message, error.field))
 
@@ -464,8 +419,3 @@ class Dispatcher:
 
 def _id(child: ChildWork) -> CancelId:
     return CancelId(child.group.seq, child.k, child.attempt)
-
-
-def _alive(item: Item) -> Item:
-    group, children = item
-    return group, [child for child in children if child.flag == RUNNING]

@@ -52,7 +52,7 @@ class Quarantine:
 
     def admit(self, replicas: Iterable[Replica]) -> list[tuple[Replica, ChildWork]]:
         """Reserve and free replicas, and say which suspects can go to theirs now."""
-        connected = [r for r in replicas if r.is_connected and not r.is_draining]
+        admitting = [r for r in replicas if r.is_admitting]
         self._waiting = [child for child in self._waiting if child.flag == RUNNING]
         for replica in self._reserved:
             self._free(replica)
@@ -61,7 +61,7 @@ class Quarantine:
         for child in self._waiting:
             own = next((r for r in self._reserved if r.reserved_for is child), None)
             if own is None:
-                own = self._reserve(connected, child)
+                own = self._reserve(admitting, child)
             if own is not None and all(map(_has_begun, own.children.values())):
                 placed.append((own, child))
         for _, child in placed:
@@ -72,17 +72,17 @@ class Quarantine:
         suspect = replica.reserved_for
         if suspect is None:
             return
-        if suspect.flag != RUNNING or not replica.is_connected or replica.is_draining:
+        if suspect.flag != RUNNING or not replica.is_admitting:
             replica.reserved_for = None
         elif replica.children.get(suspect.handle) is suspect and _has_begun(suspect):
             suspect.deaths = 0
             replica.reserved_for = None
 
-    def _reserve(self, connected: list[Replica], child: ChildWork) -> Replica | None:
-        if len(self._reserved) > len(connected) * _MOST_RESERVED:
+    def _reserve(self, admitting: list[Replica], child: ChildWork) -> Replica | None:
+        if len(self._reserved) > len(admitting) * _MOST_RESERVED:
             return None
         base = child.group.ref.base
-        free = [r for r in connected if r.reserved_for is None and r.hello.card.base == base]
+        free = [r for r in admitting if r.reserved_for is None and r.hello.card.base == base]
         # Where it has not failed yet, then where the least runs.
         own = min(
             free, key=lambda r: (r.incarnation in child.refused_by, len(r.children)), default=None

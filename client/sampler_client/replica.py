@@ -20,6 +20,7 @@ from sampler_api.frames import (
 )
 from sampler_core.groups import ChildWork, Group
 
+from .backoff import Backoff
 from .balancer import salt_of
 
 __all__ = ["Replica"]
@@ -48,6 +49,7 @@ class Replica:
         self.is_connected = False
         self.reserved_for: ChildWork | None = None
         """The one sequence that may run here now; see ``quarantine``."""
+        self.backoff = Backoff()
         self.seen = 0
         self.children: dict[int, ChildWork] = {}
         self.inflight_tokens = 0
@@ -62,7 +64,12 @@ class Replica:
     @property
     def is_usable(self) -> bool:
         """New work may go there."""
-        return self.is_connected and not self.is_draining and self.reserved_for is None
+        return self.is_admitting and self.reserved_for is None
+
+    @property
+    def is_admitting(self) -> bool:
+        """It would take work, though it may be reserved."""
+        return self.is_connected and not self.is_draining and not self.backoff.is_resting
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from sampler_api.errors import (
     AdapterMissing,
     BaseMismatch,
     Busy,
+    EngineDead,
     EngineFailed,
     InvalidRequest,
     NoReplica,
@@ -314,7 +315,7 @@ def test_many_cancelled_groups_leave_nothing_behind() -> None:
     for group in groups[1:]:
         world.dispatcher.cancel([group])
     assert world.dispatcher.demand()[0] == 1
-    assert len(world.dispatcher._backlog) < 2000
+    assert len(world.dispatcher._backlog._items) < 2000
     assert [asked.seq for asked in world.start("a").take().asked.values()] == [0]
 
 
@@ -534,6 +535,90 @@ def test_busy_is_no_reason_to_avoid_a_replica() -> None:
     a.flush()
     assert outputs_of(a.take().asked) == [(1, ())]
     assert group.children[0].failures == 0
+
+
+def refuse_all(replica: FakeReplica) -> int:
+    """Answer everything that is asked with a dead engine, until nothing is; how often it was."""
+    rounds = 0
+    while replica.take().asked:
+        rounds += 1
+        assert rounds < 100, "asked without a pause"
+        for handle in list(replica.running):
+            replica.end(handle, error=EngineDead("step failed"))
+        replica.flush()
+    return rounds
+
+
+@pytest.mark.rule("S12.9", only=("remote",))
+def test_the_only_replica_with_a_dead_engine_is_asked_ever_more_rarely() -> None:
+    world = World("a")
+    groups = world.submit(1, 2)
+    a = world.replicas["a"]
+    asked = [refuse_all(a)]
+    for _ in range(64):
+        world.tick(1)
+        asked.append(refuse_all(a))
+    times = [tick for tick, rounds in enumerate(asked) if rounds]
+    assert times == [0, 1, 3, 7, 15, 31, 47, 63]
+    assert set(asked) == {0, 1}
+    assert [child.flag for group in groups for child in group.children] == [RUNNING] * 3
+    world.tick(16)
+    a.take()
+    a.finish_all()
+    assert world.done == groups
+
+
+def test_after_a_success_the_next_rest_is_short_again() -> None:
+    world = World("a")
+    a = world.replicas["a"]
+    world.submit(1)
+    for ticks in (1, 2, 4):
+        refuse_all(a)
+        world.tick(ticks)
+    a.take()
+    a.finish_all()
+    world.submit(1)
+    assert refuse_all(a) == 1
+    world.tick(1)
+    assert len(a.take().asked) == 1
+
+
+def test_a_dead_engine_sends_streams_elsewhere_at_once_and_gets_nothing_new() -> None:
+    world = World("a", "b", sequences=4)
+    (group,) = world.submit(1)
+    dead, alive = world.home_of(group)
+    dead.take()
+    dead.end(0, error=EngineDead("step failed"), tokens=[4])
+    dead.flush()
+    assert outputs_of(alive.take().asked) == [(1, (4,))]
+    world.submit(*[1] * 8)
+    assert dead.take().asked == {}
+    assert len(alive.take().asked) == 3
+    assert world.dispatcher.demand()[0] == 5
+
+
+def test_a_new_process_in_place_of_a_dead_engine_is_asked_at_once() -> None:
+    world = World("a")
+    world.submit(1)
+    a = world.replicas["a"]
+    for ticks in (1, 2, 4):
+        refuse_all(a)
+        world.tick(ticks)
+    refuse_all(a)
+    world.dispatcher.move(a.replica, a.disconnect(), is_dead=True)
+    assert len(world.start("a", life=2).take().asked) == 1
+
+
+def test_a_suspect_waits_for_a_dead_engine_like_everybody() -> None:
+    world = World("a")
+    (suspect,) = world.submit(1)
+    a = world.replicas["a"]
+    a.take()
+    for _ in range(2):
+        fail(a, suspect.children[0].handle)
+    assert refuse_all(a) == 1
+    world.tick(1)
+    assert len(a.take().asked) == 1
 
 
 def test_an_adapter_that_no_replica_has_is_the_callers_error() -> None:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from sampler_api.errors import SamplerError
 from sampler_api.names import ENV_TERMINATION_LOG
+from sampler_api.revisions import Revision
 from sampler_core.base_files import tokenizer_files
 
 from .app import create_app
@@ -27,6 +28,7 @@ from .drain import Drain
 from .engines.base import Engine
 from .hub import Adapters, Hub
 from .metrics import HubCollector, exposition
+from .refusals import RefusingProtocol
 from .routes.manage import create_manage_app
 from .settings import ServeSettings
 from .status import replica_status
@@ -97,7 +99,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                ws="websockets-sansio",
+                ws=RefusingProtocol,
                 ws_max_size=settings.max_frame_bytes,
                 ws_per_message_deflate=False,
                 ws_ping_interval=settings.ping_seconds,
@@ -184,7 +186,7 @@ class _Process:
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
             watchdog = asyncio.create_task(watch(hub, self._stalled, settings.stall_seconds))
-            self._announce(port, manage_port)
+            self._announce(hub, port, manage_port)
             await self._last_word(hub, drain)
             watchdog.cancel()
         finally:
@@ -236,7 +238,14 @@ class _Process:
             server.should_exit = True
         await asyncio.gather(*(task for _, task in self._servers))
 
-    def _announce(self, port: int, manage_port: int) -> None:
+    def _announce(self, hub: Hub, port: int, manage_port: int) -> None:
+        log.info(
+            "ready: %s, base %s, data port %d, management port %d",
+            hub.card.model,
+            Revision(hub.card.base),
+            port,
+            manage_port,
+        )
         chosen = 0 in (self._settings.port, self._settings.manage_port)
         if chosen or self._settings.announce:
             line = {"port": port, "manage_port": manage_port, "pid": os.getpid()}

@@ -121,6 +121,10 @@ class Outbox:
                     handle, scores.k, scores.logprobs, scores.top_ids, scores.top_logprobs
                 )
                 size += len(scores.logprobs) * (1 + 2 * scores.k)
+                if size > limit:
+                    # Its tokens too: scores may fill a frame.
+                    self._queue.put_back(taken[position:], now)
+                    return
             flag = stream.flag
             columns = stream.columns
             length = len(columns.tokens) >> 2

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sampler_api.errors import (
     InvalidRequest,
     LogprobsModeUnavailable,
+    PayloadTooLarge,
     ProtocolError,
     SamplerError,
     Unsupported,
@@ -24,7 +25,7 @@ from sampler_api.params import SamplingParams
 from .engines.base import EngineInfo, EngineRequest
 from .tokenizer import ServedTokenizer
 
-__all__ = ["Plan", "Planner", "check_output", "check_prompt"]
+__all__ = ["Plan", "Planner", "check_output", "check_prompt", "check_scores"]
 
 _CACHED = 1024
 
@@ -193,6 +194,21 @@ def check_output(output: NDArray[np.int32], prompt_length: int, info: EngineInfo
             "output_ids",
         )
     _check_range("output_ids", output, info)
+
+
+def check_scores(plan: Plan, prompt_length: int, max_frame_bytes: int) -> None:
+    """Raises PayloadTooLarge for prompt logprobs that do not fit into one frame."""
+    k = plan.params.prompt_logprobs or 0
+    size = prompt_length * (4 + 8 * k)
+    # An eighth of the frame is for what is said beside them.
+    limit = max_frame_bytes - (max_frame_bytes >> 3)
+    if size > limit:
+        raise PayloadTooLarge(
+            f"prompt_logprobs: {k} candidates for each of {prompt_length} prompt tokens are {size} "
+            f"bytes, over the limit of {limit} for a frame; ask for fewer candidates or score the "
+            "prompt in parts",
+            "prompt_logprobs",
+        )
 
 
 def _check_range(name: str, ids: NDArray[np.int32], info: EngineInfo) -> None:

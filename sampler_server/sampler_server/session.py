@@ -36,7 +36,7 @@ from .batches import Batch
 from .credits import Credits
 from .hub import Hub
 from .outbox import Outbox
-from .plans import Plan, check_output, check_prompt
+from .plans import Plan, check_output, check_prompt, check_scores
 from .settings import FlushSettings
 from .streams import CHILD_BITS, Stream, stream_id
 
@@ -53,7 +53,12 @@ class Session:
     """The state of one connection; all methods run on the hub's loop."""
 
     def __init__(
-        self, hub: Hub, bank: Credits, hello: ClientHello, settings: FlushSettings
+        self,
+        hub: Hub,
+        bank: Credits,
+        hello: ClientHello,
+        settings: FlushSettings,
+        max_frame_bytes: int,
     ) -> None:
         self.hub = hub
         self.client = hello.client
@@ -69,6 +74,7 @@ class Session:
         self.wake = asyncio.Event()
         """Set when the next frame may be due earlier than it was."""
         self._credits = bank
+        self._max_frame_bytes = max_frame_bytes
 
     # -- what others tell it -----------------------------------------------------------------------
 
@@ -201,6 +207,8 @@ class Session:
                     problem = batch
                 elif not is_clean or not 0 < len(prompt) < hub.info.context_limit:
                     problem = _error_of(check_prompt, prompt, hub.info)
+                elif plan.wants_scores and _wants_scores(submit):
+                    problem = _error_of(check_scores, plan, len(prompt), self._max_frame_bytes)
                 if problem is None:
                     problem = self._no_room()
                 if problem is not None:
@@ -368,6 +376,11 @@ class Session:
         self.running -= 1
         self.tokens -= stream.cost
         stream.cost = 0
+
+
+def _wants_scores(submit: Submit) -> bool:
+    """They come with the first child, and not again when it goes on."""
+    return any(child.child == 0 and not child.output_length for child in submit.children)
 
 
 def _error_of(check: Callable[..., None], *args: object) -> SamplerError | None:

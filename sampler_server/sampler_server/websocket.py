@@ -114,7 +114,7 @@ class Sessions:
 
     async def _talk(self, socket: WebSocket, hello: ClientHello) -> None:
         settings = self._settings
-        session = Session(self.hub, self.credits, hello, settings.flush)
+        session = Session(self.hub, self.credits, hello, settings.flush, settings.max_frame_bytes)
         self.credits.join(session)
         self._open[session] = socket
         writer: asyncio.Task[None] | None = None

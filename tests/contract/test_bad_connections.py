@@ -145,6 +145,24 @@ def test_an_input_larger_than_a_frame_is_refused_alone() -> None:
         assert [len(sequence.tokens) for sequence in many.sequences] == [4] * 40
 
 
+@pytest.mark.rule("S9.1", "S9.3", "S9.6", only=("remote",))
+def test_prompt_logprobs_larger_than_a_frame_are_refused_alone() -> None:
+    with (
+        TunedServer(serve={"max_frame_bytes": 1 << 16}, flush={"frame_bytes": 1 << 12}) as server,
+        RemoteSampler(server.url, max_frame_bytes=1 << 16) as sampler,
+    ):
+        # The others nearly fill a frame each, and their tokens come too.
+        inputs = [{"input_ids": [5] * length} for length in (680, 690, 670, 660)]
+        with pytest.raises(PayloadTooLarge, match=r"inputs\[1\]: prompt_logprobs: 10 ") as raised:
+            sampler.sample(inputs, SamplingParams(max_tokens=64, logprobs=2, prompt_logprobs=10))
+        error = raised.value
+        assert error.field == "prompt_logprobs"
+        assert f"690 prompt tokens are {690 * 84} bytes, over the limit of 57344" in str(error)
+        found = error.responses
+        assert [len(r.sequences[0].tokens) for r in found] == [64, 0, 64, 64]
+        assert [len(r.topk_prompt_logprobs or ()) for r in found] == [680, 0, 670, 660]
+
+
 @pytest.mark.parametrize("url", ["", "ftp://host", "http:///path"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="http://host:port") as raised:

@@ -51,6 +51,9 @@ class Adapters:
             raise self.error
         self.uses += 1
 
+    async def acquire_directory(self, path: str, name: str) -> str:
+        raise NotImplementedError
+
     def release(self, digest: str) -> None:
         self.uses -= 1
 
@@ -90,7 +93,7 @@ class Replica:
         self.credits = Credits(self.hub)
 
     def session(self, client: str = "c") -> "Peer":
-        session = Session(self.hub, self.credits, ClientHello(client), self.flush)
+        session = Session(self.hub, self.credits, ClientHello(client), self.flush, 64 << 20)
         self.credits.join(session)
         return Peer(self, session)
 

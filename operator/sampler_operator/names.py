@@ -19,6 +19,8 @@ FLEET_LABEL: Final = f"{GROUP}/fleet"
 """Name of the SamplerDeployment, on every child and pod; alone it selects the pods."""
 TEMPLATE_HASH_LABEL: Final = "pod-template-hash"
 
+DIGEST: Final = f"{GROUP}/digest"
+"""Digest of a child's manifest as it was applied."""
 TEMPLATE_VERSION: Final = f"{GROUP}/template-version"
 TEMPLATE_DIGEST: Final = f"{GROUP}/template-digest"
 DEFAULT_IMAGE: Final = f"{GROUP}/default-image"

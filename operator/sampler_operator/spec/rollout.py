@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import IntOrString, JsonObject, Rule, SpecModel
+from .base import IntOrPercent, JsonObject, Rule, SpecModel
 from .volumes import SecretKeyRef
 
 __all__ = [
@@ -28,9 +28,9 @@ class RolloutSpec(SpecModel):
     strategy: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
     """``Recreate`` ends all pods before it starts new ones: for templates that need other nodes or
     all GPUs."""
-    max_surge: IntOrString = 0
+    max_surge: IntOrPercent = 0
     """Pods beyond ``replicas`` during a rollout; more than 0 needs free GPUs."""
-    max_unavailable: IntOrString = 1
+    max_unavailable: IntOrPercent = 1
     """Replicas that may be missing during a rollout."""
     drain_seconds: int = Field(default=30, ge=0, le=86400)
     """Plain HTTP requests may run so long on in a pod that leaves; sequences of samplers are handed
@@ -71,7 +71,7 @@ class DisruptionBudgetSpec(SpecModel):
 
     enabled: bool = True
     """Whether there is one."""
-    max_unavailable: IntOrString = 1
+    max_unavailable: IntOrPercent = 1
     """Replicas that evictions may take at a time."""
 
 

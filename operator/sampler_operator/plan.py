@@ -1,0 +1,90 @@
+"""From a SamplerDeployment and what is there to what has to be written. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sampler_api.fleet import AdaptersConfig
+
+from . import children, names
+from .objects import Manifest, contains, key_of, ref_of, with_digest
+from .observed import Observed
+from .pod import LAYOUTS, Layout, Template, chosen_template
+from .spec import SamplerDeployment
+
+__all__ = ["BuildSettings", "Plan", "desired", "planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """What manifests depend on beside the spec: default images by engine, the operator's
+    namespace, and the layouts of pod templates that this operator can build."""
+
+    images: Mapping[str, str]
+    operator_namespace: str = ""
+    layouts: Mapping[int, Layout] = field(default_factory=lambda: LAYOUTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Children to apply, children to delete, and one sentence for each decision."""
+
+    template: Template
+    applies: tuple[Manifest, ...] = ()
+    deletes: tuple[names.Ref, ...] = ()
+    details: tuple[str, ...] = ()
+
+
+def desired(
+    sd: SamplerDeployment, template: Template, adapters: AdaptersConfig, settings: BuildSettings
+) -> list[Manifest]:
+    """Every child that should exist, what others need first."""
+    wanted = [
+        children.adapters_map(sd, adapters),
+        children.discovery_service(sd),
+        children.http_service(sd),
+        children.disruption_budget(sd),
+        children.network_policy(sd, settings.operator_namespace),
+        children.pod_monitor(sd),
+        children.deployment(sd, template),
+    ]
+    return [with_digest(manifest) for manifest in wanted if manifest is not None]
+
+
+def planned(
+    sd: SamplerDeployment,
+    observed: Observed,
+    adapters: AdaptersConfig,
+    settings: BuildSettings,
+) -> Plan:
+    """Compare what should be with what is."""
+    present = observed.deployment(names.deployment_name(key_of(sd)))
+    template = chosen_template(
+        sd,
+        present.annotations if present is not None else {},
+        settings.images[sd.spec.engine.kind],
+        settings.layouts,
+    )
+    applies, details, wanted = [], [], set()
+    for manifest in desired(sd, template, adapters, settings):
+        ref = ref_of(manifest)
+        wanted.add(ref)
+        there = observed.children.get(ref)
+        if there is None:
+            details.append(f"create {ref}: it does not exist")
+        elif not _is_as_wanted(there.manifest(), manifest):
+            details.append(f"apply {ref}: it differs from what the spec says")
+        else:
+            continue
+        applies.append(manifest)
+    deletes = [
+        child.ref
+        for child in observed.children.values()
+        if child.owner == sd.metadata.uid and child.ref not in wanted
+    ]
+    details += [f"delete {ref}: the spec does not want it" for ref in deletes]
+    return Plan(template, tuple(applies), tuple(deletes), tuple(details))
+
+
+def _is_as_wanted(present: Manifest, wanted: Manifest) -> bool:
+    said = {name: part for name, part in wanted.items() if name not in ("apiVersion", "kind")}
+    return contains(present, said)

@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv check test test-slow bench demo constraints clean
+.PHONY: help venv check test test-api test-slow kube-tools bench demo constraints clean
 
-# The tiers that need neither a GPU nor a cluster.
-QUICK_TIERS := unit contract chart docs
+# The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
+# skipped where these are missing.
+QUICK_TIERS := unit contract api chart docs
 ENGINE ?= torch
 SETUP := .venv/.setup-done
 PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
@@ -24,8 +25,14 @@ check: $(SETUP) ## lint, format, types, import contracts (about 1 minute)
 test: $(SETUP) ## every quick tier
 	@scripts/run_tiers.sh "$(QUICK_TIERS)"
 
+test-api: $(SETUP) kube-tools ## the tests against a real Kubernetes API server
+	@REQUIRE_TIERS=api scripts/run_tiers.sh api
+
 test-slow: $(SETUP) ## the tests that take minutes
 	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900
+
+kube-tools: ## the programs of Kubernetes for the tiers api and chart (needs Go; 9 minutes, once)
+	@scripts/kube_tools.sh
 
 bench: $(SETUP) ## the short form of every benchmark
 	@set -e; for program in $(shell grep -l __main__ bench/*.py); do \
@@ -40,7 +47,8 @@ constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	    --custom-compile-command 'make constraints' --extra operator --extra server --extra torch --group dev \
 	    pyproject.toml requirements/tools.in --output-file requirements/constraints.txt
 
-clean: ## remove .venv and everything else that was made here
-	rm -rf .venv .cache .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+clean: ## remove .venv and everything else that was made here, but .cache/kube-tools
+	rm -rf .venv .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache build dist
+	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name kube-tools -exec rm -rf {} +
 	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,19 +1,48 @@
 #!/usr/bin/env bash
 # Runs pytest once per test tier and prints the time of each: run_tiers.sh "TIER…" [pytest arguments]
+# A tier whose programs are missing is skipped; a tier named in REQUIRE_TIERS fails instead, also
+# when it has no tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+is_required() { [[ " ${REQUIRE_TIERS:-} " == *" $1 "* ]]; }
+
+missing_tools() { # missing_tools TIER: what its tests run and nobody has built
+    case $1 in
+    api) .venv/bin/python tests/kube_tools.py ;;
+    chart) .venv/bin/python tests/kube_tools.py helm ;;
+    esac
+}
 
 tiers=$1
 shift
 failed=""
 for tier in $tiers; do
-    [ -n "$(find "tests/$tier" -name 'test_*.py' -print -quit 2>/dev/null)" ] || continue
+    if [ -z "$(find "tests/$tier" -name 'test_*.py' -print -quit 2>/dev/null)" ]; then
+        if is_required "$tier"; then
+            printf '\n== tests/%s is required and has no tests\n' "$tier"
+            failed="$failed $tier"
+        fi
+        continue
+    fi
+    if ! missing=$(missing_tools "$tier"); then
+        if is_required "$tier"; then
+            verdict=failed
+            failed="$failed $tier"
+        else
+            verdict=skipped
+        fi
+        printf '\n== tests/%s %s: no %s; run `make kube-tools`\n' "$tier" "$verdict" "${missing// /, }"
+        continue
+    fi
     printf '\n== tests/%s\n' "$tier"
     started=$SECONDS
     status=0
     .venv/bin/python -m pytest -q "tests/$tier" "$@" || status=$?
     # 5: nothing selected, which is right for a tier without slow tests.
-    if [ "$status" != 0 ] && [ "$status" != 5 ]; then failed="$failed $tier"; fi
+    if [ "$status" != 0 ] && { [ "$status" != 5 ] || is_required "$tier"; }; then
+        failed="$failed $tier"
+    fi
     printf '== tests/%s took %d s\n' "$tier" $((SECONDS - started))
 done
 if [ -n "$failed" ]; then

@@ -2,21 +2,19 @@
 
 Each is looked for in ``KUBEBUILDER_ASSETS``, then in ``.cache/kube-tools/VERSION``, which
 ``make kube-tools`` fills; never on PATH, so that the version is the pinned one.
-``python tests/kube_tools.py NAME…`` prints those that are missing.
+``python3 tests/kube_tools.py [NAME…]`` prints those that are missing, ``--folder`` where they go.
 """
 
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Final
 
-__all__ = ["CONTROL_PLANE", "kube_tool", "missing_tools"]
+__all__ = ["CONTROL_PLANE", "kube_tool", "missing_tools", "pinned_version"]
 
-_ROOT: Final = Path(__file__).parent.parent
-_GO_MOD: Final = _ROOT / "tests" / "cluster" / "hyperkube" / "go.mod"
+_ROOT = Path(__file__).parent.parent
 
-CONTROL_PLANE: Final = (
+CONTROL_PLANE = (
     "etcd",
     "kube-apiserver",
     "kube-controller-manager",
@@ -26,11 +24,12 @@ CONTROL_PLANE: Final = (
 )
 
 
-def _folders() -> list[Path]:
-    given = os.environ.get("KUBEBUILDER_ASSETS")
-    version = re.search(r"^\s*k8s\.io/kubernetes v(\S+)$", _GO_MOD.read_text(), re.MULTILINE)
-    assert version is not None, f"{_GO_MOD} pins no k8s.io/kubernetes"
-    return [*([Path(given)] if given else []), _ROOT / ".cache" / "kube-tools" / version[1]]
+def pinned_version(folder: str, module: str) -> str:
+    """The version of ``module`` that ``tests/cluster/FOLDER/go.mod`` requires, with its ``v``."""
+    path = _ROOT / "tests" / "cluster" / folder / "go.mod"
+    found = re.search(rf"^\s*{re.escape(module)} (v\S+)", path.read_text(), re.MULTILINE)
+    assert found is not None, f"{path} requires no {module}"
+    return found[1]
 
 
 def kube_tool(name: str) -> Path:
@@ -49,7 +48,20 @@ def missing_tools(names: tuple[str, ...] = CONTROL_PLANE) -> list[str]:
     return [name for name in names if not any(os.access(at / name, os.X_OK) for at in folders)]
 
 
+def _own_folder() -> Path:
+    version = pinned_version("hyperkube", "k8s.io/kubernetes").removeprefix("v")
+    return _ROOT / ".cache" / "kube-tools" / version
+
+
+def _folders() -> list[Path]:
+    given = os.environ.get("KUBEBUILDER_ASSETS")
+    return [*([Path(given)] if given else []), _own_folder()]
+
+
 if __name__ == "__main__":
-    missing = missing_tools(tuple(sys.argv[1:]) or CONTROL_PLANE)
-    print(*missing)
-    sys.exit(bool(missing))
+    if sys.argv[1:] == ["--folder"]:
+        print(_own_folder())
+    else:
+        missing = missing_tools(tuple(sys.argv[1:]) or CONTROL_PLANE)
+        print(*missing)
+        sys.exit(bool(missing))

@@ -44,7 +44,7 @@ func part(name string) *cobra.Command {
 func main() {
 	name := filepath.Base(os.Args[0])
 	if name == "kubectl" {
-		_ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
+		_, _ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
 		// kubectl prints its errors in its own words.
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			util.CheckErr(err)

@@ -5,6 +5,7 @@ Three documents: :class:`AdaptersConfig` (operator to pods, a file in a mounted 
 clients of the same machine, a state file). All are JSON.
 """
 
+import hashlib
 from typing import Final, Literal
 
 import msgspec
@@ -54,6 +55,13 @@ class AdaptersConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     required: tuple[RequiredAdapter, ...] | None = None
     bases: dict[str, str] = {}
 
+    @property
+    def declared_hash(self) -> str:
+        """Identity of what is declared; empty when nothing is."""
+        if not self.declared:
+            return ""
+        return hashlib.sha256(msgspec.json.encode(self.declared)).hexdigest()[:32]
+
 
 class AdapterState(msgspec.Struct, frozen=True, omit_defaults=True):
     """One declared adapter at one replica; ``message`` says why it failed."""
@@ -66,7 +74,8 @@ class AdapterState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ReplicaStatus(msgspec.Struct, frozen=True):
     """A replica's own account. ``adapters_hash`` is the sha256 (hex) of the adapters file that was
-    taken in last; ``declared`` its adapters, ``held`` every digest that can be served."""
+    taken in last, ``adapters_error`` why the file as it is now could not be; ``declared`` its
+    adapters, ``held`` every digest that can be served."""
 
     ready: bool
     incarnation: str
@@ -78,6 +87,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     card: ModelCard | None = None
     load: Load | None = None
     adapters_hash: str = ""
+    adapters_error: str = ""
     declared: tuple[AdapterState, ...] = ()
     held: tuple[str, ...] = ()
     sessions: int = 0

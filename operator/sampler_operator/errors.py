@@ -8,6 +8,7 @@
     * Missing         the kind or its namespace does not exist
     * Unavailable     no answer, or one that says to come again (retryable)
   * Unreachable     a replica gave no status (retryable)
+  * NotStructural   a model that the API server's schemas cannot express (a fault of this package)
 
 Pickle: all arguments are the constructor's.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "Denied",
     "InvalidSpec",
     "Missing",
+    "NotStructural",
     "OperatorError",
     "Refused",
     "Unavailable",
@@ -73,3 +75,7 @@ class Unreachable(OperatorError):
     """A replica gave no status."""
 
     retryable = True
+
+
+class NotStructural(OperatorError, TypeError):
+    """A model says what no structural schema can say; the message names the place."""

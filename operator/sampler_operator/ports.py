@@ -46,6 +46,10 @@ class View(Protocol):
         """A child as the API answered a write: what is seen is not older from now on."""
         ...
 
+    def wrote_sd(self, key: Key, sd: Manifest) -> None:
+        """The SamplerDeployment as the API answered a write of its status."""
+        ...
+
 
 class Cluster(Protocol):
     """Writes, and the few reads that are made only when something is wrong.
@@ -61,8 +65,8 @@ class Cluster(Protocol):
         """Delete a child; nothing when it is gone already."""
         ...
 
-    async def patch_status(self, key: Key, uid: str, status: Manifest) -> None:
-        """Replace the status of a SamplerDeployment."""
+    async def patch_status(self, key: Key, uid: str, status: Manifest) -> Manifest:
+        """Replace the status of a SamplerDeployment; the object that came of it."""
         ...
 
     async def annotate_pod(self, key: Key, pod: str, annotations: Mapping[str, str]) -> None:

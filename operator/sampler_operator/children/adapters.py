@@ -1,7 +1,5 @@
 """The ConfigMap that tells pods which adapters to hold and which base to have."""
 
-import hashlib
-
 import msgspec
 
 from sampler_api.fleet import ADAPTERS_FILE, AdaptersConfig
@@ -10,18 +8,13 @@ from .. import names
 from ..objects import Manifest, key_of, metadata
 from ..spec import SamplerDeployment
 
-__all__ = ["adapters_hash", "adapters_map"]
+__all__ = ["adapters_map"]
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def _text(config: AdaptersConfig) -> str:
     return _encoder.encode(config).decode()
-
-
-def adapters_hash(config: AdaptersConfig) -> str:
-    """What a replica reports once it has taken this config in."""
-    return hashlib.sha256(_text(config).encode()).hexdigest()
 
 
 def adapters_map(sd: SamplerDeployment, config: AdaptersConfig) -> Manifest:

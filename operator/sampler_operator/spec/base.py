@@ -5,14 +5,22 @@ local runtime has no API server); one table of specs holds both to the same verd
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
-__all__ = ["BrokenRulesError", "IntOrPercent", "JsonObject", "Quantity", "Rule", "SpecModel"]
+__all__ = [
+    "BrokenRules",
+    "IntOrPercent",
+    "JsonObject",
+    "Quantity",
+    "Rule",
+    "SpecModel",
+    "has_unique_names",
+]
 
 JsonObject = Annotated[
     dict[str, Any],
@@ -63,7 +71,13 @@ class Rule:
     field: str = ""
 
 
-class BrokenRulesError(ValueError):
+def has_unique_names(parts: Iterable[Any]) -> bool:
+    """Whether no two of ``parts`` have one name: what list type map means to the API server."""
+    names = [part.name for part in parts]
+    return len(set(names)) == len(names)
+
+
+class BrokenRules(ValueError):
     """A model does not obey all its rules."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
@@ -108,5 +122,5 @@ class SpecModel(BaseModel):
     def _obeys_rules(self) -> Self:
         broken = tuple(rule for rule in self.rules if not rule.holds(self))
         if broken:
-            raise BrokenRulesError(broken)
+            raise BrokenRules(broken)
         return self

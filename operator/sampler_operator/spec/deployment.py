@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..quantities import as_number
-from .base import JsonObject, Quantity, Rule, SpecModel
+from .base import JsonObject, Quantity, Rule, SpecModel, has_unique_names
 from .engine import EngineSpec
 from .lora import LoraSpec
 from .model import ModelSpec
@@ -55,9 +55,9 @@ class SamplerDeploymentSpec(SpecModel):
     """Devices of a pod."""
     shm_size: Quantity = "1Gi"
     """Size of /dev/shm; it counts against the memory limit."""
-    startup_timeout_seconds: int = Field(default=3600, ge=10)
+    startup_timeout_seconds: int = Field(default=3600, ge=10, le=604800)
     """A pod that has not loaded its model by then starts again."""
-    min_ready_seconds: int = Field(default=0, ge=0)
+    min_ready_seconds: int = Field(default=0, ge=0, le=86400)
     """A new pod must be ready for so long before it counts as available."""
     image: str | None = Field(default=None, min_length=1, max_length=512)
     """Container image; by default the operator's image of the engine."""
@@ -116,13 +116,13 @@ class SamplerDeploymentSpec(SpecModel):
         Rule(
             cel="!has(self.gpu) || !has(self.gpu.count) || self.gpu.count == 0"
             " || self.gpu.count == self.tensorParallelSize",
-            message="gpu.count: must be 0 (run on CPUs) or equal tensorParallelSize; leave it out",
+            message="must be 0 (run on CPUs) or equal tensorParallelSize; leave it out",
             holds=lambda spec: spec.gpu.count in (None, 0, spec.tensor_parallel_size),
             field="gpu.count",
         ),
         Rule(
             cel="self.tensorParallelSize == 1 || self.enginesPerGPU == 1",
-            message="enginesPerGPU: several engines share one GPU, so tensorParallelSize must be 1",
+            message="several engines share one GPU, so tensorParallelSize must be 1",
             holds=lambda spec: spec.tensor_parallel_size == 1 or spec.engines_per_gpu == 1,
             field="enginesPerGPU",
         ),
@@ -130,7 +130,7 @@ class SamplerDeploymentSpec(SpecModel):
             cel="!has(self.resources) || !((has(self.resources.limits) && self.gpu.resourceName in"
             " self.resources.limits) || (has(self.resources.requests) && self.gpu.resourceName in"
             " self.resources.requests))",
-            message="resources: devices are counted in gpu.count; remove the GPU resource here",
+            message="devices are counted in gpu.count; remove the GPU resource here",
             holds=lambda spec: (
                 spec.gpu.resource_name not in {*spec.resources.limits, *spec.resources.requests}
             ),
@@ -141,8 +141,7 @@ class SamplerDeploymentSpec(SpecModel):
             " || !('memory' in self.resources.limits)"
             " || quantity(string(self.shmSize)).isLessThan("
             "quantity(string(self.resources.limits['memory'])))",
-            message="shmSize: /dev/shm counts against resources.limits.memory, so it must be"
-            " smaller",
+            message="/dev/shm counts against resources.limits.memory, so it must be smaller",
             holds=lambda spec: (
                 "memory" not in spec.resources.limits
                 or as_number(spec.shm_size) < as_number(spec.resources.limits["memory"])
@@ -151,9 +150,24 @@ class SamplerDeploymentSpec(SpecModel):
         ),
         Rule(
             cel="!self.model.uri.startsWith('sim://') || has(self.engine.sim)",
-            message="model.uri: sim:// has no weights; only engine.sim serves it",
+            message="sim:// has no weights; only engine.sim serves it",
             holds=lambda spec: spec.model.scheme != "sim" or spec.engine.kind == "sim",
             field="model.uri",
+        ),
+        Rule(
+            cel="self.minReadySeconds < (has(self.rollout) &&"
+            " has(self.rollout.progressDeadlineSeconds) ? self.rollout.progressDeadlineSeconds"
+            " : self.startupTimeoutSeconds + 300)",
+            message="must be less than rollout.progressDeadlineSeconds (by default"
+            " startupTimeoutSeconds + 300)",
+            holds=lambda spec: spec.min_ready_seconds < spec.progress_deadline_seconds,
+            field="minReadySeconds",
+        ),
+        Rule(
+            cel=None,
+            message="names must be unique",
+            holds=lambda spec: has_unique_names(spec.env),
+            field="env",
         ),
     )
 
@@ -190,7 +204,7 @@ class Metadata(BaseModel):
 OBJECT_RULES: Final = (
     Rule(
         cel=f"self.metadata.name.matches('{_NAME}')",
-        message="metadata.name: at most 40 characters, a letter first, then letters, digits and"
+        message="must have at most 40 characters, a letter first, then letters, digits and"
         " dashes, all lower case: it begins the names of Services",
         holds=lambda sd: re.fullmatch(_NAME[1:-1], sd.metadata.name) is not None,
         field="metadata.name",

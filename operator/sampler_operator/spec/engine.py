@@ -87,7 +87,7 @@ class EngineSpec(SpecModel):
     rules = (
         Rule(
             cel="[has(self.vllm), has(self.torch), has(self.sim)].filter(x, x).size() == 1",
-            message="engine: exactly one of vllm, torch and sim must be given",
+            message="exactly one of vllm, torch and sim must be given; {} takes all its defaults",
             holds=lambda engine: (
                 sum(part is not None for part in (engine.vllm, engine.torch, engine.sim)) == 1
             ),

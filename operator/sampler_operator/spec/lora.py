@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from .base import Quantity, Rule, SpecModel
+from .base import Quantity, Rule, SpecModel, has_unique_names
 from .volumes import LoraVolume
 
 __all__ = ["AdapterSpec", "LoraSpec"]
@@ -49,24 +49,24 @@ class LoraSpec(SpecModel):
 
     rules = (
         Rule(
-            cel="self.publish ? size(self.adapters) < self.maxAdapters"
-            " : size(self.adapters) <= self.maxAdapters",
-            message="adapters: there must be fewer than maxAdapters, so that a job can publish;"
-            " raise maxAdapters or set publish: false",
+            cel="!has(self.adapters) || size(self.adapters) + (self.publish ? 1 : 0)"
+            " <= self.maxAdapters",
+            message="there must be fewer than maxAdapters, so that a job can publish; raise"
+            " maxAdapters or set publish: false",
             holds=lambda lora: len(lora.adapters) + (1 if lora.publish else 0) <= lora.max_adapters,
             field="adapters",
         ),
         Rule(
-            cel="self.volumes.all(v, self.volumes.all(w, v.name == w.name"
+            cel="!has(self.volumes) || self.volumes.all(v, self.volumes.all(w, v.name == w.name"
             " || !(w.mountPath + '/').startsWith(v.mountPath + '/')))",
-            message="volumes: mount paths must not lie inside each other",
+            message="mount paths must not lie inside each other",
             holds=lambda lora: _are_disjoint(lora.volumes),
             field="volumes",
         ),
         Rule(
-            cel="self.adapters.all(a, self.volumes.exists(v,"
-            " a.path.startsWith(v.mountPath + '/')))",
-            message="adapters: each path must lie below the mountPath of one of the volumes",
+            cel="!has(self.adapters) || self.adapters.all(a, has(self.volumes)"
+            " && self.volumes.exists(v, a.path.startsWith(v.mountPath + '/')))",
+            message="each path must lie below the mountPath of one of the volumes",
             holds=lambda lora: all(
                 any(adapter.path.startswith(v.mount_path + "/") for v in lora.volumes)
                 for adapter in lora.adapters
@@ -75,10 +75,14 @@ class LoraSpec(SpecModel):
         ),
         Rule(
             cel=None,
-            message="volumes and adapters: names must be unique in their list",
-            holds=lambda lora: all(
-                len({part.name for part in parts}) == len(parts)
-                for parts in (lora.volumes, lora.adapters)
-            ),
+            message="names must be unique",
+            holds=lambda lora: has_unique_names(lora.volumes),
+            field="volumes",
+        ),
+        Rule(
+            cel=None,
+            message="names must be unique",
+            holds=lambda lora: has_unique_names(lora.adapters),
+            field="adapters",
         ),
     )

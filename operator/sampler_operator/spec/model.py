@@ -41,13 +41,13 @@ class ModelSpec(SpecModel):
     rules = (
         Rule(
             cel="!has(self.revision) || self.uri.startsWith('hf://')",
-            message="revision: only an hf:// model has revisions; remove it or use an hf:// uri",
+            message="only an hf:// model has revisions; remove it or use an hf:// uri",
             holds=lambda model: model.revision is None or model.uri.startswith("hf://"),
             field="revision",
         ),
         Rule(
             cel="!self.uri.startsWith('hf://') || self.uri.matches('^hf://[^/]+/[^/]+$')",
-            message="uri: an hf:// model is hf://owner/name; the revision has a field of its own",
+            message="an hf:// model is hf://owner/name; the revision has a field of its own",
             holds=lambda model: (
                 not model.uri.startswith("hf://")
                 or (model.uri.count("/") == 3 and not model.uri.endswith("/"))
@@ -56,7 +56,7 @@ class ModelSpec(SpecModel):
         ),
         Rule(
             cel="!self.uri.startsWith('file://') || self.uri.startsWith('file:///')",
-            message="uri: a file:// model is an absolute path, file:///models/name",
+            message="a file:// model is an absolute path, file:///models/name",
             holds=lambda model: (
                 not model.uri.startswith("file://") or model.uri.startswith("file:///")
             ),

@@ -35,15 +35,18 @@ class RolloutSpec(SpecModel):
     drain_seconds: int = Field(default=30, ge=0, le=86400)
     """Plain HTTP requests may run so long on in a pod that leaves; sequences of samplers are handed
     over within seconds."""
-    progress_deadline_seconds: int | None = Field(default=None, ge=1)
+    progress_deadline_seconds: int | None = Field(default=None, ge=1, le=1209600)
     """A rollout without progress for so long has failed; by default startupTimeoutSeconds + 300."""
 
     rules = (
         Rule(
-            cel="self.strategy == 'Recreate' || !(string(self.maxSurge) in ['0', '0%'] &&"
-            " string(self.maxUnavailable) in ['0', '0%'])",
-            message="rollout: maxSurge and maxUnavailable must not both be 0, or nothing could ever"
-            " be replaced",
+            # Also holds for the {} that is the default of `rollout`: it is judged as it stands.
+            cel="!has(self.maxSurge) || !has(self.maxUnavailable)"
+            " || !(string(self.maxSurge) in ['0', '0%'])"
+            " || !(string(self.maxUnavailable) in ['0', '0%'])"
+            " || (has(self.strategy) && self.strategy == 'Recreate')",
+            message="maxSurge and maxUnavailable must not both be 0, or nothing could ever be"
+            " replaced",
             holds=lambda rollout: (
                 rollout.strategy == "Recreate"
                 or not (_is_zero(rollout.max_surge) and _is_zero(rollout.max_unavailable))

@@ -35,7 +35,7 @@ class EnvVar(SpecModel):
     rules = (
         Rule(
             cel="!(has(self.value) && has(self.valueFrom))",
-            message="env: give value or valueFrom, not both",
+            message="give value or valueFrom, not both",
             holds=lambda variable: variable.value is None or variable.value_from is None,
         ),
     )
@@ -75,8 +75,8 @@ class PodMetadata(SpecModel):
         Rule(
             cel="!has(self.labels) || self.labels.all(key, !key.startsWith('sampler.dev/')"
             " && key != 'app.kubernetes.io/managed-by')",
-            message="podMetadata.labels: sampler.dev/… and app.kubernetes.io/managed-by are the"
-            " operator's; choose other names",
+            message="sampler.dev/… and app.kubernetes.io/managed-by are the operator's; choose other"
+            " names",
             holds=lambda metadata: (
                 not any(
                     key.startswith("sampler.dev/") or key == "app.kubernetes.io/managed-by"

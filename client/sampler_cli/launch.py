@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ _USAGE = 2
 _FAILED = 1
 _LAST_PORT = 65535
 _ADAPTER_SECONDS = 600.0
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -40,6 +42,8 @@ class ServeOptions:
     engines: int
     adapter_root: list[Path] | None
     adapter_store: Path | None
+    adapters_config: Path | None
+    model_digest: str | None
     token_file: Path | None
     device: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
@@ -170,6 +174,8 @@ def _settings(options: ServeOptions) -> "ServeSettings":
             raise _wrong("adapter_root", f"there is no directory {str(root)!r}")
     if options.adapter_store is not None and not options.adapter_store.is_dir():
         raise _wrong("adapter_store", f"there is no directory {str(options.adapter_store)!r}")
+    if options.model_digest is not None and not _DIGEST.fullmatch(options.model_digest):
+        raise _wrong("model_digest", "must be sha256: and 64 hexadecimal digits")
     Access.of_file(options.token_file)
     identity = Identity.of_environment(os.environ)
     if options.sibling:
@@ -186,6 +192,8 @@ def _settings(options: ServeOptions) -> "ServeSettings":
         manage_host=options.manage_host,
         model_name=options.model_name,
         adapter_roots=tuple(root.resolve() for root in options.adapter_root or ()),
+        adapters_config=options.adapters_config,
+        model_digest=options.model_digest,
         token_file=options.token_file,
         replica=identity.replica,
         fleet=identity.fleet,
@@ -247,7 +255,11 @@ def _torch(options: ServeOptions) -> EngineParts:
     directory = _directory(options.model)
     from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
     from sampler_server.engines.torch import TorchEngine, TorchOptions
+    from sampler_server.identity import check_base
 
+    digest = base_digest(directory)
+    # Before minutes of loading; the server checks it again.
+    check_base(digest, options.model_digest)
     limits: dict[str, Any] = _limits(options)
     torch_options = TorchOptions(
         directory,
@@ -256,7 +268,7 @@ def _torch(options: ServeOptions) -> EngineParts:
         batch_invariant=options.batch_invariant,
         trust_remote_code=options.trust_remote_code,
         threads=options.threads,
-        base_digest=base_digest(directory),
+        base_digest=digest,
         name=options.model,
         **limits,
     )

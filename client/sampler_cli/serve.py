@@ -68,6 +68,13 @@ def serve(
         Path | None,
         typer.Option(help="Copies of adapters are kept here.", show_default="a temporary one"),
     ] = None,
+    adapters_config: Annotated[
+        Path | None,
+        typer.Option(help="Directory with adapters.json, the declared adapters; watched."),
+    ] = None,
+    model_digest: Annotated[
+        str | None, typer.Option(help="sha256:…; a model with another digest is not served.")
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File of name:role:token lines; without it all may sample.")
     ] = None,

@@ -123,6 +123,16 @@ class AdapterStore:
         if ref.name:
             self._names[digest] = ref.name
 
+    async def acquire_directory(self, path: str, name: str) -> str:
+        """As ``acquire`` for the adapter that is in a directory now; its digest.
+
+        Raises AdapterMissing (nothing is there), AdapterInvalid, AdapterUnsupported,
+        AdapterCapacity.
+        """
+        digest = await asyncio.to_thread(self._take_in, path)
+        await self.acquire(RevisionRef("", digest, name, path))
+        return digest
+
     def release(self, digest: str) -> None:
         """Undo one ``acquire``."""
         self._slots.release(digest)
@@ -223,6 +233,25 @@ class AdapterStore:
             raise AdapterMissing(
                 f"adapter {digest}: not held here, and the request names no directory", "adapter"
             )
+        directory = self._allowed(path)
+        try:
+            snapshot = snapshot_adapter(directory, roots=self._roots)
+        except (AdapterInvalid, AdapterUnsupported) as error:
+            # The digest is that of a good adapter: something else is there by now.
+            raise _overwritten(self._shown(path), digest, error.message) from None
+        if snapshot.digest != digest:
+            raise _overwritten(self._shown(path), digest, f"found {snapshot.digest}")
+        self._check_from(path, snapshot)
+        return snapshot
+
+    def _take_in(self, path: str) -> str:
+        snapshot = snapshot_adapter(self._allowed(path), roots=self._roots)
+        self._check_from(path, snapshot)
+        self._stored.put(snapshot)
+        return snapshot.digest
+
+    def _allowed(self, path: str) -> Path:
+        """The directory and its files, resolved and below a root."""
         if not self._roots:
             raise AdapterMissing(
                 f"{path}: this replica reads no directories; serve with an --adapter-root above it",
@@ -232,18 +261,13 @@ class AdapterStore:
         for name in (CONFIG_FILE, TENSORS_FILE):
             if os.path.lexists(directory / name):
                 resolve_below(directory / name, self._roots)
-        try:
-            snapshot = snapshot_adapter(directory, roots=self._roots)
-        except (AdapterInvalid, AdapterUnsupported) as error:
-            # The digest is that of a good adapter: something else is there by now.
-            raise _overwritten(self._shown(path), digest, error.message) from None
-        if snapshot.digest != digest:
-            raise _overwritten(self._shown(path), digest, f"found {snapshot.digest}")
+        return directory
+
+    def _check_from(self, path: str, snapshot: AdapterSnapshot) -> None:
         try:
             self._check(snapshot)
         except AdapterError as error:
             raise type(error)(f"{self._shown(path)}: {error.message}", error.field) from None
-        return snapshot
 
     def _check(self, snapshot: AdapterSnapshot) -> None:
         check_adapter(

@@ -1,7 +1,7 @@
 """The data port: sessions, the tokenizer, models, adapters; further routes join as routers."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from sampler_api.names import ADAPTERS_PATH, SESSION_PATH, TOKENIZER_PATH
 
 from .auth import Access
 from .errors import error_response, install_error_handlers
+from .gate import BaseGate
 from .hub import Adapters, Hub
 from .settings import ServeSettings
 from .websocket import Sessions
@@ -62,11 +63,14 @@ def create_app(
     access: Access | None = None,
     sessions: Sessions | None = None,
     routers: Sequence[APIRouter] = (),
+    declared: Callable[[], Mapping[str, str]] = dict,
+    base_problem: Callable[[], str] = str,
 ) -> FastAPI:
     """The application of the data port.
 
-    ``routers`` are served beside the routes of this module; they find ``hub``, ``access`` and
-    ``settings`` in ``request.app.state``.
+    ``routers`` are served beside the routes of this module; they find ``hub``, ``access``,
+    ``settings`` and ``declared`` in ``request.app.state``. ``declared``: digests of the adapters
+    that a name alone stands for. While ``base_problem`` says something, nothing is served.
     """
     if access is None:
         access = Access.of_file(settings.token_file)
@@ -77,7 +81,9 @@ def create_app(
     app.state.access = access
     app.state.settings = settings
     app.state.sessions = sessions
+    app.state.declared = declared
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BaseGate, problem=base_problem)
     install_error_handlers(app)
     app.include_router(_router)
     for router in routers:
@@ -111,15 +117,18 @@ async def tokenizer(request: Request) -> Response:
 
 @_router.get("/v1/models")
 async def models(request: Request) -> Mapping[str, Any]:
-    """The base model and the adapters that are held, as OpenAI clients expect them."""
+    """The base model, the declared adapters and all that are held, as OpenAI clients expect."""
     request.app.state.access.check(request.headers, "sample")
     hub: Hub = request.app.state.hub
+    declared: Mapping[str, str] = request.app.state.declared()
     card = hub.card
     common = {"object": "model", "created": 0, "owned_by": "sampler", "base": card.base}
     models = [{"id": card.model, "max_model_len": card.context_limit, **common}]
     held = hub.adapters.held() if hub.adapters is not None else {}
-    for digest, name in sorted(held.items()):
-        models.append({"id": f"{name}@{digest}", "parent": card.model, "adapter": digest, **common})
+    named = sorted(declared.items())
+    named += [(f"{name}@{digest}", digest) for digest, name in sorted(held.items())]
+    for name, digest in named:
+        models.append({"id": name, "parent": card.model, "adapter": digest, **common})
     return {"object": "list", "data": models}
 
 

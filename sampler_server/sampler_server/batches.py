@@ -18,6 +18,10 @@ class Adapters(Protocol):
         """Make ``ref.adapter`` servable and hold it. Raises AdapterError."""
         ...
 
+    async def acquire_directory(self, path: str, name: str) -> str:
+        """As ``acquire`` for the adapter that is in a directory now; its digest."""
+        ...
+
     def release(self, digest: str) -> None:
         """Undo one ``acquire``."""
         ...

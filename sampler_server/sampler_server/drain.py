@@ -11,11 +11,21 @@ from .hub import Hub
 from .settings import ServeSettings
 from .websocket import Sessions
 
-__all__ = ["Drain"]
+__all__ = ["Drain", "hand_over"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.02
+
+
+async def hand_over(hub: Hub, sessions: Sessions, seconds: float) -> None:
+    """Let go of every sequence that has a client, and wait until the clients have been told."""
+    begun = hub.clock()
+    sessions.drain()
+    # What lost its session too: its client finds another replica when it comes back.
+    hub.cancel([s for s in hub.table.running.values() if s.client], HANDED_OVER)
+    await _until(hub, lambda: sessions.is_flushed, begun + seconds)
+    log.info("handed over after %.2f s", hub.clock() - begun)
 
 
 class Drain:
@@ -39,21 +49,18 @@ class Drain:
         hub, settings = self._hub, self._settings
         begun = hub.clock()
         hub.is_draining = True
-        self._sessions.drain()
-        # What lost its session too: its client finds another replica when it comes back.
-        hub.cancel([s for s in hub.table.running.values() if s.client], HANDED_OVER)
-        await self._until(lambda: self._sessions.is_flushed, begun + settings.hand_over_seconds)
-        log.info("handed over after %.2f s", hub.clock() - begun)
-        await self._until(lambda: False, begun + settings.listen_seconds)
-        await self._until(lambda: hub.local_running == 0, begun + settings.drain_seconds)
+        await hand_over(hub, self._sessions, settings.hand_over_seconds)
+        await _until(hub, lambda: False, begun + settings.listen_seconds)
+        await _until(hub, lambda: hub.local_running == 0, begun + settings.drain_seconds)
         for stream in list(hub.table.running.values()):
             hub.end_with(stream, Draining("the replica has left before the request was complete"))
         await self._sessions.close()
         self.finished.set()
 
-    async def _until(self, holds: Callable[[], bool], deadline: float) -> None:
-        while True:
-            left = deadline - self._hub.clock()
-            if holds() or left <= 0:
-                return
-            await asyncio.sleep(min(left, _LOOK_SECONDS))
+
+async def _until(hub: Hub, holds: Callable[[], bool], deadline: float) -> None:
+    while True:
+        left = deadline - hub.clock()
+        if holds() or left <= 0:
+            return
+        await asyncio.sleep(min(left, _LOOK_SECONDS))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sampler_api.errors import InvalidRequest
+from sampler_api.errors import InvalidRequest, ModelInvalid
 from sampler_api.names import (
     ENV_FLEET_NAME,
     ENV_FLEET_UID,
@@ -12,7 +12,7 @@ from sampler_api.names import (
     ENV_TEMPLATE_HASH,
 )
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "base_problem", "check_base"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,22 @@ class Identity:
         """One of several engines of a pod: segments must tell them apart."""
         replica = f"{self.replica}:{port}" if self.replica else ""
         return Identity(replica, self.fleet, self.template_hash)
+
+
+def check_base(base: str, wanted: str | None) -> None:
+    """Raises ModelInvalid when the base that was found is another than the one that was asked
+    for."""
+    if wanted is not None and base != wanted:
+        raise ModelInvalid(f"base {base} differs from --model-digest {wanted}", "model_digest")
+
+
+def base_problem(base: str, bases: Mapping[str, str], template_hash: str) -> str:
+    """Why a replica with this base must stay out of its fleet; empty when it need not.
+
+    ``bases``: what replicas of a pod template have, by its hash. An unknown ``base`` (empty) is no
+    problem yet.
+    """
+    wanted = bases.get(template_hash) if template_hash else None
+    if not base or wanted is None or wanted == base:
+        return ""
+    return f"base {base} differs from {wanted} of this template"

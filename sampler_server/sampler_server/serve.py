@@ -17,16 +17,18 @@ import uvicorn
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from sampler_api.errors import SamplerError
+from sampler_api.errors import BaseMismatch, SamplerError
 from sampler_api.names import ENV_TERMINATION_LOG
 from sampler_api.revisions import Revision
 from sampler_core.base_files import tokenizer_files
 
 from .app import create_app
 from .auth import Access
-from .drain import Drain
+from .declaration import Declaration
+from .drain import Drain, hand_over
 from .engines.base import Engine
 from .hub import Adapters, Hub
+from .identity import check_base
 from .metrics import HubCollector, exposition
 from .refusals import RefusingProtocol
 from .routes.manage import create_manage_app
@@ -163,10 +165,12 @@ class _Process:
             asyncio.get_running_loop().add_signal_handler(
                 number, drain.begin, signal.Signals(number).name
             )
+        declaration = Declaration(settings.adapters_config, settings.template_hash)
+        declaration.look()
         collector = HubCollector(hub, sessions)
         manage = create_manage_app(
             access,
-            status=lambda: replica_status(hub, sessions, settings.fleet),
+            status=lambda: replica_status(hub, sessions, declaration, settings.fleet),
             metrics=lambda: exposition(collector),
             drain=drain.begin,
             is_live=lambda: self._is_live,
@@ -178,8 +182,25 @@ class _Process:
                 return
             if self._adapters is not None:
                 hub.adapters = self._adapters(hub)
+            base = hub.engine.info.base_digest
+            check_base(base, settings.model_digest)
+            declaration.begin(hub.adapters, base)
             hub.open(tokenizer, settings.model_name)
-            app = create_app(hub, settings, access=access, sessions=sessions, routers=self._routers)
+            app = create_app(
+                hub,
+                settings,
+                access=access,
+                sessions=sessions,
+                routers=self._routers,
+                declared=declaration.names,
+                base_problem=declaration.base_problem,
+            )
+
+            async def expel() -> None:
+                await hand_over(hub, sessions, settings.hand_over_seconds)
+                await sessions.close(BaseMismatch(declaration.base_problem()))
+
+            following = asyncio.create_task(declaration.run(expel))
             await self._listen(app, data_socket, settings)
             # What start-up made lives as long as the process: the collector need not look at it.
             gc.collect()
@@ -187,8 +208,9 @@ class _Process:
             gc.set_threshold(50_000, 20, 50)
             watchdog = asyncio.create_task(watch(hub, self._stalled, settings.stall_seconds))
             self._announce(hub, port, manage_port)
-            await self._last_word(hub, drain)
+            await self._last_word(hub, drain, following)
             watchdog.cancel()
+            following.cancel()
         finally:
             await self._stop()
             if hub.is_open:
@@ -206,10 +228,13 @@ class _Process:
             start.result()
         return tokenizer
 
-    async def _last_word(self, hub: Hub, drain: Drain) -> None:
-        """Wait for the end of a drain. Raises EngineDead, once the clients have been told."""
+    async def _last_word(self, hub: Hub, drain: Drain, following: asyncio.Task[None]) -> None:
+        """Wait for the end of a drain. Raises EngineDead, once the clients have been told, and
+        what ``following`` raises."""
         ends = [asyncio.create_task(e.wait()) for e in (drain.finished, hub.broken)]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*ends, following], return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            following.result()
         for end in ends:
             end.cancel()
         if hub.engine_error is not None and not drain.finished.is_set():

@@ -48,6 +48,10 @@ class ServeSettings:
     tokenizer_dir: Path | None = None
     """Directory with tokenizer files; None = no text (stop strings and chat are refused)."""
     adapter_roots: tuple[Path, ...] = ()
+    adapters_config: Path | None = None
+    """Directory with the file of declared adapters; it is watched. None = none are declared."""
+    model_digest: str | None = None
+    """What the base must be; another one fails the start."""
     token_file: Path | None = None
     replica: str = ""
     """Name of this replica; empty = host:port."""

@@ -6,15 +6,18 @@ import msgspec
 
 from sampler_api.fleet import ReplicaStatus
 
+from .declaration import Declaration
 from .hub import Hub
 from .websocket import Sessions
 
 __all__ = ["replica_status"]
 
 
-def replica_status(hub: Hub, sessions: Sessions, fleet: str) -> ReplicaStatus:
+def replica_status(
+    hub: Hub, sessions: Sessions, declaration: Declaration, fleet: str
+) -> ReplicaStatus:
     """What the replica is and does now; also while its engine still loads."""
-    reason = _reason(hub)
+    reason = _reason(hub, declaration)
     common = ReplicaStatus(
         ready=not reason,
         incarnation=sessions.incarnation,
@@ -23,6 +26,9 @@ def replica_status(hub: Hub, sessions: Sessions, fleet: str) -> ReplicaStatus:
         replica=sessions.replica,
         fleet=fleet,
         pid=os.getpid(),
+        adapters_hash=declaration.declared.adapters_hash,
+        adapters_error=declaration.error,
+        declared=declaration.declared.states(),
         operations=tuple(sorted(hub.operations)),
     )
     if not hub.is_open:
@@ -37,7 +43,7 @@ def replica_status(hub: Hub, sessions: Sessions, fleet: str) -> ReplicaStatus:
     )
 
 
-def _reason(hub: Hub) -> str:
+def _reason(hub: Hub, declaration: Declaration) -> str:
     if hub.is_draining:
         return "draining"
-    return "" if hub.is_open else "the engine is loading"
+    return declaration.reason() if hub.is_open else "the engine is loading"

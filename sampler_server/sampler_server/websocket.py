@@ -191,9 +191,9 @@ class Sessions:
         """No session has anything to say but heartbeats."""
         return all(session.outbox.is_empty for session in self._open)
 
-    async def close(self) -> None:
-        """End the connections that are still open."""
-        error = Draining("the replica has left; continue elsewhere")
+    async def close(self, error: SamplerError | None = None) -> None:
+        """End the connections that are still open, and tell them why."""
+        error = error or Draining("the replica has left; continue elsewhere")
         await asyncio.gather(
             *(self._goodbye(s, error, _CLOSE_LEAVING) for s in list(self._open.values()))
         )

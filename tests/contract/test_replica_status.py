@@ -11,6 +11,7 @@ from tests.servers import Server
 
 from sampler_api.fleet import ReplicaStatus
 from sampler_server.auth import Access
+from sampler_server.declaration import Declaration
 from sampler_server.engines.sim import SimEngine, base_digest
 from sampler_server.hub import Hub
 from sampler_server.routes.manage import create_manage_app
@@ -25,9 +26,10 @@ class Replica:
     def __init__(self) -> None:
         self.hub = Hub(SimEngine())
         self.sessions = Sessions(self.hub, ServeSettings(replica="pod-1"), Access())
+        self.declaration = Declaration(None, "")
         app = create_manage_app(
             Access(),
-            status=lambda: replica_status(self.hub, self.sessions, "rl/policy/1"),
+            status=lambda: replica_status(self.hub, self.sessions, self.declaration, "rl/policy/1"),
             metrics=lambda: b"",
             drain=lambda reason: None,
         )

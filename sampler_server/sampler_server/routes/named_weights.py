@@ -1,6 +1,7 @@
 """How a plain HTTP request names the adapter that it wants."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from sampler_api.errors import AdapterMissing, InvalidRequest
@@ -33,8 +34,9 @@ def adapter_ref(base: str, adapter: Any) -> RevisionRef:
     return RevisionRef(base, digest, name or "", path)
 
 
-def model_ref(hub: Hub, model: Any) -> RevisionRef:
-    """The weights that an OpenAI client's ``model`` names: the base, or ``name@sha256:…``.
+def model_ref(hub: Hub, model: Any, declared: Mapping[str, str]) -> RevisionRef:
+    """The weights that an OpenAI client's ``model`` names: the base, a declared adapter, or
+    ``name@sha256:…``.
 
     An unknown name is never answered by the base. Raises InvalidRequest, AdapterMissing.
     """
@@ -42,11 +44,13 @@ def model_ref(hub: Hub, model: Any) -> RevisionRef:
         raise InvalidRequest(f"model: must name the model; this is {hub.card.model!r}", "model")
     if model == hub.card.model:
         return RevisionRef(hub.card.base)
+    if model in declared:
+        return RevisionRef(hub.card.base, declared[model], model)
     name, _, digest = model.rpartition("@")
     if hub.adapters is not None and digest in hub.adapters.held():
         return RevisionRef(hub.card.base, digest, name)
     raise AdapterMissing(
         f"model: {model[:200]!r} is not served here; the base is {hub.card.model!r}, an adapter is "
-        "name@sha256:… of a revision that this replica holds",
+        "the name of a declared one or name@sha256:… of a revision that this replica holds",
         "model",
     )

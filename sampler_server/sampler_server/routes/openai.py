@@ -1,6 +1,7 @@
 """POST /v1/completions and /v1/chat/completions, as OpenAI clients expect them.
 
-``model`` is the base's name or ``name@sha256:…`` of a held adapter; anything else is refused.
+``model`` is the base's name, the name of a declared adapter, or ``name@sha256:…`` of a held one;
+anything else is refused.
 Prompts may be token ids. Besides OpenAI's fields: top_k, min_p, repetition_penalty, min_tokens,
 ignore_eos, stop_token_ids, bad_words, and ``return_token_ids``, which adds ``token_ids`` to each
 choice. Text leaves out special tokens and the stop string; ``token_ids`` and logprobs have all.
@@ -8,7 +9,7 @@ choice. Text leaves out special tokens and the stop string; ``token_ids`` and lo
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +140,7 @@ async def _serve(request: Request, is_chat: bool) -> Response:
     state = request.app.state
     state.access.check(request.headers, "sample")
     body = await json_object(request)
-    answer = await _prepare(state.hub, ServedTemplate.of(state), body, is_chat)
+    answer = await _prepare(state.hub, ServedTemplate.of(state), body, is_chat, state.declared())
     if not answer.asked.stream:
         results = await until_gone(request, collect(answer.hub, answer.jobs))
         return Response(_json(_whole(answer, results)), media_type="application/json")
@@ -165,11 +166,15 @@ async def _next(events: AsyncIterator[bytes]) -> bytes:
 
 
 async def _prepare(
-    hub: Hub, template: ServedTemplate, body: dict[str, Any], is_chat: bool
+    hub: Hub,
+    template: ServedTemplate,
+    body: dict[str, Any],
+    is_chat: bool,
+    declared: Mapping[str, str],
 ) -> _Answer:
     if hub.is_draining:
         raise Draining("the replica is draining; ask another one")
-    ref = model_ref(hub, body.get("model"))
+    ref = model_ref(hub, body.get("model"), declared)
     wanted = asked(body, is_chat)
     hub.planner.of(wanted.params)
     if is_chat:

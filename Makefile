@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv check test test-api test-slow kube-tools bench demo constraints clean
+.PHONY: help venv generate check test test-api test-slow kube-tools bench demo constraints clean
 
 # The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
 # skipped where these are missing.
@@ -15,6 +15,11 @@ venv: $(SETUP) ## make .venv (every target below does it by itself; PYTHON=… c
 
 $(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh
 	@scripts/setup_venv.sh
+
+generate: $(SETUP) ## write what is made from the code: the CRD
+	@mkdir -p .cache manifests/crd
+	@.venv/bin/python -m sampler_operator.schema > .cache/crd.yaml
+	@mv .cache/crd.yaml manifests/crd/samplerdeployments.yaml
 
 check: $(SETUP) ## lint, format, types, import contracts (about 1 minute)
 	.venv/bin/ruff check

@@ -93,7 +93,8 @@ class SamplerDeploymentSpec(SpecModel):
     """ServiceAccount of the pods; its token is not mounted."""
     pod_security_context: JsonObject | None = None
     """Merged over the pods' security context; a null takes a default away (OpenShift:
-    ``runAsUser: null, fsGroup: null``)."""
+    ``runAsUser: null, fsGroup: null``). Only ``kubectl apply --server-side``, create and replace
+    keep nulls."""
     rollout: RolloutSpec = Field(default_factory=RolloutSpec)
     """How pods are replaced."""
     paused: bool = False
@@ -110,7 +111,8 @@ class SamplerDeploymentSpec(SpecModel):
     """Who may reach the pods."""
     pod_template_overrides: JsonObject | None = None
     """Merged last over the pod template: lists by Kubernetes' merge keys (containers, volumes and
-    env by name, volumeMounts by mountPath), null deletes. Labels of the selector stay."""
+    env by name, volumeMounts by mountPath), null deletes (and needs
+    ``kubectl apply --server-side``). Labels of the selector stay."""
 
     rules = (
         Rule(

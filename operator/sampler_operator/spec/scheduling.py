@@ -75,8 +75,8 @@ class PodMetadata(SpecModel):
         Rule(
             cel="!has(self.labels) || self.labels.all(key, !key.startsWith('sampler.dev/')"
             " && key != 'app.kubernetes.io/managed-by')",
-            message="sampler.dev/… and app.kubernetes.io/managed-by are the operator's; choose other"
-            " names",
+            message="sampler.dev/… and app.kubernetes.io/managed-by are the operator's; choose"
+            " other names",
             holds=lambda metadata: (
                 not any(
                     key.startswith("sampler.dev/") or key == "app.kubernetes.io/managed-by"

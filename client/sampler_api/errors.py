@@ -243,7 +243,7 @@ class ConnectTimeout(FleetError, TimeoutError):
 
 
 class ProgressTimeout(FleetError, TimeoutError):
-    """A stream showed neither token nor beat for the progress timeout."""
+    """A stream showed neither token nor beat, or a request got no answer, for its timeout."""
 
     code = "progress_timeout"
     retryable = True

@@ -42,7 +42,7 @@ _FRAMES_OF_A_SESSION = 2
 class FleetWatch(Protocol):
     """What a connection tells its fleet beyond its streams."""
 
-    def welcomed(self, hello: ServerHello) -> None:
+    def welcomed(self, url: str, hello: ServerHello) -> None:
         """A replica has answered; raises FleetError when it belongs to another fleet."""
         ...
 
@@ -138,7 +138,7 @@ class Connection:
                     f"{self.endpoint.url} speaks protocol {hello.protocol}, this client "
                     f"{PROTOCOL_VERSION}; install the client of the server's version"
                 )
-            self._fleet.welcomed(hello)
+            self._fleet.welcomed(self.endpoint.url, hello)
         except BaseException:
             socket.transport.abort()
             raise

@@ -20,6 +20,10 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     gone_timeout: float = 60.0
     """Replicas are there, but none has served the revision of a stream for so long: it raises
     RevisionGone. While no replica at all answers, streams wait."""
+    request_timeout: float = 120.0
+    """A replica asked over plain HTTP, say to load an adapter, has not answered for so long."""
+    straggler_timeout: float = 5.0
+    """Once one replica has loaded an adapter, the others are waited for so long."""
     reconnect_delay: float = 0.1
     reconnect_delay_max: float = 2.0
     tick: float = 1.0

@@ -90,6 +90,8 @@ class PodView(msgspec.Struct, frozen=True):
     created: str
     phase: str
     ip: str = ""
+    manage_port: int = 0
+    """Where the management port is, if not at its usual number (the local runtime)."""
     node: str = ""
     is_ready: bool = False
     is_leaving: bool = False

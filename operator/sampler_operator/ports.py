@@ -57,8 +57,11 @@ class Cluster(Protocol):
     All raise ``ClusterError``: Refused, Denied, Missing, Unavailable.
     """
 
-    async def apply(self, manifest: Manifest) -> ChildView:
-        """Server-side apply of a child; the object that came of it."""
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> ChildView:
+        """Server-side apply of a child; the object that came of it.
+
+        Without ``force`` an object that somebody else made is left alone: Refused.
+        """
         ...
 
     async def delete(self, key: Key, ref: Ref) -> None:

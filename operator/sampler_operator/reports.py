@@ -12,7 +12,16 @@ from sampler_api.fleet import ReplicaStatus
 
 from .observed import PodView
 
-__all__ = ["FIRST_DELAY", "LAST_DELAY", "Report", "is_askable", "is_settled", "next_delay"]
+__all__ = [
+    "FIRST_DELAY",
+    "LAST_DELAY",
+    "Report",
+    "current",
+    "is_askable",
+    "is_settled",
+    "next_delay",
+    "steady",
+]
 
 FIRST_DELAY = 0.5
 LAST_DELAY = 10.0
@@ -59,3 +68,8 @@ def current(pods: tuple[PodView, ...], reports: Mapping[str, Report]) -> dict[st
     """The reports that still hold: of pods that exist, in their present life."""
     lives = {pod.name: pod.life for pod in pods}
     return {name: report for name, report in reports.items() if lives.get(name) == report.life}
+
+
+def steady(status: ReplicaStatus) -> ReplicaStatus:
+    """The status without what changes all the time: load, sessions, streams."""
+    return msgspec.structs.replace(status, load=None, sessions=0, kept_streams=0, operations=())

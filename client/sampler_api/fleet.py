@@ -73,9 +73,9 @@ class AdapterState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):
-    """A replica's own account. ``adapters_hash`` is the sha256 (hex) of the adapters file that was
-    taken in last, ``adapters_error`` why the file as it is now could not be; ``declared`` its
-    adapters, ``held`` every digest that can be served."""
+    """A replica's own account. ``adapters_hash`` is the ``declared_hash`` of the last adapters
+    file of which every adapter has been tried, ``adapters_error`` why the file as it is now could
+    not be taken in; ``declared`` its adapters, ``held`` every digest that can be served."""
 
     ready: bool
     incarnation: str

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -84,8 +83,7 @@ class Declaration:
             self.error = text
             return
         self.error, self._has_config = "", True
-        file_hash = hashlib.sha256(content).hexdigest() if content else ""
-        for digest in self.declared.take(config, file_hash):
+        for digest in self.declared.take(config):
             if self._store is not None:
                 self._store.release(digest)
         log.info("%d adapters are declared", len(config.declared))

@@ -70,13 +70,12 @@ class DeclaredAdapters:
         self._config = AdaptersConfig()
         self._entries: dict[DeclaredAdapter, _Entry] = {}
         self._pins: set[str] = set()
-        self._taken = ""
         self._settled = ""
         self._was_complete = False
 
-    def take(self, config: AdaptersConfig, file_hash: str) -> list[str]:
+    def take(self, config: AdaptersConfig) -> list[str]:
         """Follow another config; the digests whose pins are to be released."""
-        self._config, self._taken = config, file_hash
+        self._config = config
         before, self._entries = self._entries, {}
         for adapter in config.declared:
             entry = before.get(adapter) or _Entry()
@@ -134,14 +133,14 @@ class DeclaredAdapters:
 
     def _settle(self) -> None:
         if all(entry.is_tried for entry in self._entries.values()):
-            self._settled = self._taken
+            self._settled = self._config.declared_hash
         self._was_complete = self._was_complete or not self._missing()
 
     # -- what is told of it ------------------------------------------------------------------------
 
     @property
     def adapters_hash(self) -> str:
-        """Hash of the last config of which every adapter has been tried."""
+        """``declared_hash`` of the last config of which every adapter has been tried."""
         return self._settled
 
     @property

@@ -1,13 +1,13 @@
 """Declared adapters and the base of a pod template, at a running replica."""
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from tests.raw_adapters import write_adapter
 from tests.raw_session import opened
@@ -15,7 +15,7 @@ from tests.servers import Server
 from websockets.exceptions import InvalidStatus
 
 from sampler_api.errors import AdapterCapacity
-from sampler_api.fleet import AdapterState
+from sampler_api.fleet import AdaptersConfig, AdapterState
 from sampler_api.frames import HANDED_OVER, RevisionRef
 from sampler_core.adapters import snapshot_adapter
 from sampler_core.seeds import child_seed
@@ -37,7 +37,7 @@ class Fleet:
         self.volume.mkdir()
         self.mount = base / "config"
         self.mount.mkdir()
-        self.text = ""
+        self.hash = ""
 
     def save(self, name: str, seed: int) -> str:
         """Write an adapter into the volume; its digest."""
@@ -48,14 +48,11 @@ class Fleet:
 
     def declare(self, *declared: dict[str, Any], **values: Any) -> None:
         """Write the file, whole or not at all."""
-        self.text = json.dumps({"declared": declared, **values})
+        text = json.dumps({"declared": declared, **values})
+        self.hash = msgspec.json.decode(text, type=AdaptersConfig).declared_hash
         draft = self.mount / "draft"
-        draft.write_text(self.text)
+        draft.write_text(text)
         draft.rename(self.mount / "adapters.json")
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -233,6 +230,7 @@ def test_a_joiner_is_not_ready_before_it_holds_what_others_hold(fleet: Fleet) ->
         code, answer = server.manage.get("/readyz")
         assert code == 503
         assert f"a@{digest}" in answer["reason"]
+        assert server.manage.get("/startupz")[0] == 200
         fleet.save("a", 1)
         until(lambda: server.manage.get("/readyz")[0] == 200)
         fleet.declare(fleet.entry("a"), fleet.entry("broken"), required=[])

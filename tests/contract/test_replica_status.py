@@ -55,6 +55,7 @@ async def test_a_replica_whose_engine_loads_says_so_and_who_it_is(replica: Repli
     assert (status.replica, status.fleet) == ("pod-1", "rl/policy/1")
     assert (status.base, status.load) == (None, None)
     assert (await replica.http.get("/readyz")).status_code == 503
+    assert (await replica.http.get("/startupz")).status_code == 503
 
 
 async def test_a_replica_that_serves_shows_its_model_and_load(replica: Replica) -> None:

@@ -45,7 +45,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TunedServer]:
 # -- both ports ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/status"])
+@pytest.mark.parametrize("path", ["/startupz", "/livez", "/readyz", "/metrics", "/status"])
 def test_the_management_port_answers(server: TunedServer, path: str) -> None:
     assert server.manage.get(path)[0] == 200
 

@@ -18,7 +18,7 @@ A_PINNED = DeclaredAdapter("a", "/loras/a", ONE)
 def taken(*declared: DeclaredAdapter, **values: Any) -> DeclaredAdapters:
     """A replica that has just read a config."""
     adapters = DeclaredAdapters()
-    assert adapters.take(AdaptersConfig(declared, **values), "hash-1") == []
+    assert adapters.take(AdaptersConfig(declared, **values)) == []
     return adapters
 
 
@@ -80,7 +80,7 @@ def test_a_failed_load_is_tried_again_with_growing_delays() -> None:
 def test_a_new_config_is_a_reason_to_try_at_once() -> None:
     adapters = taken(A)
     adapters.failed(A, "nothing is there", 0.0)
-    adapters.take(AdaptersConfig((A, B)), "hash-2")
+    adapters.take(AdaptersConfig((A, B)))
     assert adapters.next_due(0.0) == A
 
 
@@ -111,20 +111,20 @@ def test_what_is_held_is_never_due_again() -> None:
 def test_pins_follow_the_config(then: tuple[DeclaredAdapter, ...], released: list[str]) -> None:
     adapters = taken(A)
     adapters.loaded(A, ONE)
-    assert adapters.take(AdaptersConfig(then), "hash-2") == released
+    assert adapters.take(AdaptersConfig(then)) == released
 
 
 def test_two_names_of_one_digest_are_one_pin() -> None:
     adapters = taken(A, B)
     assert adapters.loaded(A, ONE)
     assert not adapters.loaded(B, ONE)
-    assert adapters.take(AdaptersConfig((B,)), "hash-2") == []
-    assert adapters.take(AdaptersConfig(), "hash-3") == [ONE]
+    assert adapters.take(AdaptersConfig((B,))) == []
+    assert adapters.take(AdaptersConfig()) == [ONE]
 
 
 def test_a_load_that_nobody_wants_any_more_is_given_back() -> None:
     adapters = taken(A)
-    adapters.take(AdaptersConfig(), "hash-2")
+    adapters.take(AdaptersConfig())
     assert not adapters.loaded(A, ONE)
     assert adapters.names() == {}
 
@@ -149,9 +149,12 @@ def test_the_hash_is_told_once_every_adapter_has_been_tried() -> None:
     adapters.loaded(A, ONE)
     assert adapters.adapters_hash == ""
     adapters.failed(B, "no", 0.0)
-    assert adapters.adapters_hash == "hash-1"
-    adapters.take(AdaptersConfig((A, DeclaredAdapter("c", "/c"))), "hash-2")
-    assert adapters.adapters_hash == "hash-1"
+    first = AdaptersConfig((A, B)).declared_hash
+    assert adapters.adapters_hash == first
+    adapters.take(AdaptersConfig((A, DeclaredAdapter("c", "/c"))))
+    assert adapters.adapters_hash == first
+    adapters.take(AdaptersConfig())
+    assert adapters.adapters_hash == ""
 
 
 def test_a_new_fleet_is_ready_when_each_adapter_has_been_tried_once() -> None:
@@ -179,6 +182,6 @@ def test_a_required_adapter_that_is_not_declared_is_named() -> None:
 def test_what_was_complete_once_stays_complete() -> None:
     adapters = taken()
     assert adapters.missing == ""
-    adapters.take(AdaptersConfig((A,), (RequiredAdapter("a", ONE),)), "hash-2")
+    adapters.take(AdaptersConfig((A,), (RequiredAdapter("a", ONE),)))
     assert adapters.missing == ""
     assert adapters.next_due(0.0) == A

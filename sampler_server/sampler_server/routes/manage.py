@@ -25,8 +25,8 @@ def create_manage_app(
 ) -> FastAPI:
     """The application of the management port; it answers while the engine still loads.
 
-    Live = ``is_live`` (and this loop runs, or nobody would answer). ``metrics`` gives Prometheus'
-    text format.
+    Started = the engine has loaded. Ready = ``status`` says so. Live = ``is_live`` (and this loop
+    runs, or nobody would answer). ``metrics`` gives Prometheus' text format.
     """
     app = FastAPI(title="sampler management", docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
@@ -37,6 +37,13 @@ def create_manage_app(
         if not is_live():
             return JSONResponse({"live": False, "reason": "the engine has stalled"}, 503)
         return JSONResponse({"live": True})
+
+    @router.get("/startupz")
+    async def startupz() -> Response:
+        now = status()
+        if now.card is None:
+            return JSONResponse({"started": False, "reason": now.reason}, 503)
+        return JSONResponse({"started": True})
 
     @router.get("/readyz")
     async def readyz() -> Response:

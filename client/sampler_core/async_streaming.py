@@ -101,6 +101,8 @@ class AsyncSampleStream(AsyncIterator[Indexed]):
 
     async def _start(self) -> _Feed:
         options = await asyncio.to_thread(self._options)
+        if self._is_closed:
+            raise StopAsyncIteration
         window = Window(self._backend, self._make, options, self._on_error)
         self._feed = _Feed(window, self._inputs, self._max_pending)
         self._feeder = asyncio.get_running_loop().create_task(self._feed.run())
@@ -112,7 +114,7 @@ class AsyncSampleStream(AsyncIterator[Indexed]):
         try:
             feed = self._feed or await self._start()
             assert self._feeder is not None
-            while True:
+            while not self._is_closed:
                 found = feed.take()
                 if found is not None:
                     return found
@@ -122,11 +124,34 @@ class AsyncSampleStream(AsyncIterator[Indexed]):
                         self._is_closed = True
                         raise StopAsyncIteration
                 await feed.wait()
+            raise StopAsyncIteration
         except StopAsyncIteration:
             raise
         except BaseException:
             await self.aclose()
             raise
+
+    async def cancel(self, *, partial: bool = True) -> list[Indexed]:
+        """End the stream now; with ``partial`` everything that was not yielded comes back, the
+        unfinished with ``stop_reason="abort"``.
+
+        An input that failed comes back with its error, also where the stream would raise it.
+        """
+        feed, feeder = self._feed, self._feeder
+        self._close()
+        if feed is None or feeder is None:
+            return []
+        # What it has submitted by its end comes back too.
+        await asyncio.gather(feeder, return_exceptions=True)
+        if not partial:
+            return []
+        left, feed.refused = feed.refused, []
+        while feed.window.pending:
+            while feed.finished:
+                left.append(feed.window.whatever(feed.finished.pop(0)))
+            if feed.window.pending:
+                await feed.wait()
+        return left
 
     async def aclose(self) -> None:
         """Cancel what is unfinished."""

@@ -11,6 +11,7 @@ from tests.fake_backend import RecordingBackend
 
 from sampler_api.errors import EngineFailed, InvalidRequest
 from sampler_api.frames import ABORT
+from sampler_core.async_streaming import AsyncSampleStream
 from sampler_core.base import SamplerBase
 
 INPUT: dict[str, Any] = {"input_ids": [5]}
@@ -172,3 +173,71 @@ async def test_an_input_that_raises_ends_the_loop_with_its_error() -> None:
     with pytest.raises(OSError, match="the data set"):
         async for _ in stream:
             pass
+
+
+def reasons_of(left: list[Any]) -> dict[int, str]:
+    return {index: response.sequences[0].stop_reason for index, response in left}
+
+
+async def begun(backend: RecordingBackend, **options: Any) -> AsyncSampleStream:
+    """A stream of four inputs of which the first has been yielded."""
+    stream = SamplerBase(backend).asample_stream([INPUT] * 4, {"max_tokens": 1}, **options)
+    first = asyncio.ensure_future(anext(stream))
+    await until(lambda: len(backend.groups) == 4)
+    backend.end(backend.groups[0])
+    await first
+    return stream
+
+
+async def test_a_cancelled_asynchronous_stream_gives_back_everything_that_was_not_yielded() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = await begun(backend, on_error="raise")
+    backend.groups[1].fail(EngineFailed("boom"))
+    backend.end(backend.groups[2])
+    left = await stream.cancel(partial=True)
+    assert reasons_of(left) == {1: "error", 2: "length", 3: "abort"}
+    assert [response async for response in stream] == []
+    assert await stream.cancel() == []
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_cancelled_asynchronous_stream_can_give_back_nothing() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = await begun(backend)
+    assert await stream.cancel(partial=False) == []
+    assert [group.unfinished for group in backend.groups] == [0] * 4
+
+
+async def test_a_cancelled_asynchronous_stream_gives_back_refused_inputs_too() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = SamplerBase(backend).asample_stream([REFUSED, REFUSED, INPUT], {"max_tokens": 1})
+    await anext(stream)
+    await until(lambda: len(backend.groups) == 1)
+    assert reasons_of(await stream.cancel()) == {1: "error", 2: "abort"}
+
+
+async def test_an_asynchronous_stream_that_has_not_begun_has_nothing_to_give_back() -> None:
+    backend = RecordingBackend()
+    stream = SamplerBase(backend).asample_stream([INPUT], {"max_tokens": 1})
+    assert await stream.cancel() == []
+    assert [response async for response in stream] == []
+    assert backend.groups == []
+
+
+async def test_who_waits_for_a_stream_that_another_task_cancels_sees_its_end() -> None:
+    backend = RecordingBackend(answers=False)
+    stream = await begun(backend)
+    waiting = asyncio.ensure_future(anext(stream, None))
+    await asyncio.sleep(0)
+    assert reasons_of(await stream.cancel()) == dict.fromkeys((1, 2, 3), "abort")
+    assert await waiting is None
+
+
+async def test_a_stream_that_is_cancelled_while_it_begins_submits_nothing() -> None:
+    backend = RecordingBackend()
+    stream = SamplerBase(backend).asample_stream([INPUT], {"max_tokens": 1})
+    waiting = asyncio.ensure_future(anext(stream, None))
+    await asyncio.sleep(0)
+    assert await stream.cancel() == []
+    assert await waiting is None
+    assert backend.groups == []

@@ -13,6 +13,7 @@ from tests.reference import reference
 
 from sampler_api.errors import InvalidRequest
 from sampler_api.params import SamplingParams
+from sampler_api.results import SampleResponse
 from sampler_core.base import SamplerBase
 
 REF = reference()
@@ -115,13 +116,8 @@ def test_closing_frees_the_engine(sampler: SamplerBase) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.rule("S11.4", "S2.4")
-def test_cancelling_gives_what_there_is(sampler: SamplerBase) -> None:
-    stream = sampler.sample_stream(long_and_short(), LONG)
-    index, _ = next(stream)
-    assert index == 1
-    ((left, response),) = stream.cancel(partial=True)
-    assert left == 0
+def assert_partial(response: SampleResponse) -> None:
+    """The abandoned answer to the first of ``long_and_short``, with its logprobs."""
     (sequence,) = response.sequences
     assert sequence.stop_reason == "abort"
     assert len(sequence.tokens) < 1900
@@ -132,7 +128,36 @@ def test_cancelling_gives_what_there_is(sampler: SamplerBase) -> None:
     for token, row, (_, _, shaped) in zip(some, sequence.logprobs, rows, strict=False):
         assert row[0][0] == token
         assert abs(row[0][1] - shaped[token]) < 1e-4
+
+
+@pytest.mark.rule("S11.4", "S2.4")
+def test_cancelling_gives_what_there_is(sampler: SamplerBase) -> None:
+    stream = sampler.sample_stream(long_and_short(), LONG)
+    index, _ = next(stream)
+    assert index == 1
+    ((left, response),) = stream.cancel(partial=True)
+    assert left == 0
+    assert_partial(response)
     assert list(stream) == []
+
+
+@pytest.mark.rule("S11.4", "S11.5", "S2.4")
+async def test_cancelling_an_asynchronous_stream_gives_what_there_is(sampler: SamplerBase) -> None:
+    stream = sampler.asample_stream(long_and_short(), LONG)
+    index, _ = await anext(stream)
+    assert index == 1
+    ((left, response),) = await stream.cancel(partial=True)
+    assert left == 0
+    assert_partial(response)
+    assert [found async for found in stream] == []
+    sequence = response.sequences[0]
+    # What came back can be given back.
+    (whole,) = await sampler.asample(
+        long_and_short()[0],
+        {"max_tokens": len(sequence.tokens) + 2, "logprobs": 1},
+        resume=sequence,
+    )
+    assert whole.sequences[0].tokens[: len(sequence.tokens)] == sequence.tokens
 
 
 @pytest.mark.rule("S11.5")

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,6 +23,15 @@ from typing import Any, Final, Self
 import pytest
 from tests.apiserver_certificates import Authority, Certificate, kubeconfig
 from tests.apiserver_client import KubeClient, RefusedError
+from tests.apiserver_flags import (
+    API_PORT,
+    PORTS,
+    api_server_flags,
+    controller_manager_flags,
+    etcd_flags,
+    etcd_url,
+    scheduler_flags,
+)
 from tests.apiserver_pods import add_node
 from tests.apiserver_processes import Processes
 from tests.kube_tools import kube_tool, missing_tools
@@ -30,46 +39,8 @@ from tests.proxy import wait_until
 
 __all__ = ["ApiServer", "api_server", "namespace", "nodes"]
 
-_API_PORT: Final = 6443
-_ETCD_PORT: Final = 2379
-_PEER_PORT: Final = 2380
 _START_SECONDS: Final = 45
 _COMMAND_SECONDS: Final = 50
-_SERVICE_NETWORK: Final = "10.96.0.0/16"
-
-_API_OPTIONS: Final = (
-    f"--secure-port={_API_PORT}",
-    f"--service-cluster-ip-range={_SERVICE_NETWORK}",
-    "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-    "--authorization-mode=Node,RBAC",
-    # Beside the default ones, of which PodSecurity, ResourceQuota and LimitRanger are part.
-    "--enable-admission-plugins=NodeRestriction",
-    "--allow-privileged=true",
-    # Services have no virtual addresses here; aggregated APIs are reached by their endpoints.
-    "--enable-aggregator-routing=true",
-    # Endpoints of the service `kubernetes` may not be loopback addresses.
-    "--endpoint-reconciler-type=none",
-    "--profiling=false",
-    "--shutdown-delay-duration=0s",
-)
-_CLIENT_OPTIONS: Final = (
-    "--leader-elect=false",
-    "--secure-port=0",
-    "--kube-api-qps=300",
-    "--kube-api-burst=600",
-)
-_CONTROLLER_OPTIONS: Final = (
-    "--use-service-account-credentials=true",
-    # Nobody renews the leases of fake nodes.
-    "--node-monitor-grace-period=24h",
-    "--node-startup-grace-period=24h",
-    "--horizontal-pod-autoscaler-sync-period=3s",
-    "--horizontal-pod-autoscaler-downscale-stabilization=3s",
-    "--horizontal-pod-autoscaler-initial-readiness-delay=0s",
-    "--horizontal-pod-autoscaler-cpu-initialization-period=0s",
-    "--resource-quota-sync-period=5s",
-    "--namespace-sync-period=5s",
-)
 
 
 class ApiServer:
@@ -82,7 +53,7 @@ class ApiServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._address = _free_address()
-        self.url = f"https://{self._address}:{_API_PORT}"
+        self.url = f"https://{self._address}:{API_PORT}"
         self._authority = Authority(folder / "certificates")
         self._processes = Processes(folder / "logs")
         self._users: dict[tuple[str, tuple[str, ...]], tuple[Certificate, Path]] = {}
@@ -99,7 +70,7 @@ class ApiServer:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._processes)
-            self._start_etcd()
+            self._start("etcd", etcd_flags(self._address, self._folder / "etcd"))
             self.start_api()
             self._start_controllers()
             self._stack = stack.pop_all()
@@ -107,6 +78,11 @@ class ApiServer:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def fallen(self) -> dict[str, str]:
+        """Programs that have ended by themselves, with the end of their logs."""
+        return {name: self._processes.log(name) for name in self._processes.fallen()}
 
     @property
     def is_serving(self) -> bool:
@@ -151,17 +127,8 @@ class ApiServer:
 
         Controllers and scheduler find it again by themselves, some seconds later.
         """
-        options = {
-            "bind-address": self._address,
-            "advertise-address": self._address,
-            "etcd-servers": self._etcd,
-            "client-ca-file": self.ca,
-            "tls-cert-file": self._serving.certificate,
-            "tls-private-key-file": self._serving.key,
-            "service-account-key-file": self._token_key,
-            "service-account-signing-key-file": self._token_key,
-        }
-        self._start("kube-apiserver", *_API_OPTIONS, *_words(options))
+        flags = api_server_flags(self._address, self._authority, self._serving, self._token_key)
+        self._start("kube-apiserver", flags)
         self._wait("kube-apiserver", lambda: self.client.get("/readyz"))
 
     def stop_api(self) -> None:
@@ -179,42 +146,18 @@ class ApiServer:
         self._ask_etcd("compaction", {"revision": revision, "physical": True})
         return revision
 
-    @property
-    def _etcd(self) -> str:
-        return f"http://{self._address}:{_ETCD_PORT}"
-
-    def _start_etcd(self) -> None:
-        peer = f"http://{self._address}:{_PEER_PORT}"
-        options = {
-            "name": "tests",
-            "data-dir": self._folder / "etcd",
-            "listen-client-urls": self._etcd,
-            "advertise-client-urls": self._etcd,
-            "listen-peer-urls": peer,
-            "initial-advertise-peer-urls": peer,
-            "initial-cluster": f"tests={peer}",
-            "log-level": "warn",
-        }
-        self._start("etcd", "--unsafe-no-fsync", *_words(options))
-
     def _start_controllers(self) -> None:
         """After the API server is ready: earlier they would wait in their back-off."""
         controllers, scheduler = "kube-controller-manager", "kube-scheduler"
-        options = {
-            "kubeconfig": self.kubeconfig(f"system:{controllers}"),
-            "service-account-private-key-file": self._token_key,
-            "root-ca-file": self.ca,
-            "cluster-signing-cert-file": self.ca,
-            "cluster-signing-key-file": self._authority.own.key,
-        }
-        self._start(controllers, *_CLIENT_OPTIONS, *_CONTROLLER_OPTIONS, *_words(options))
-        own = {"kubeconfig": self.kubeconfig(f"system:{scheduler}")}
-        self._start(scheduler, *_CLIENT_OPTIONS, *_words(own))
+        config = self.kubeconfig(f"system:{controllers}")
+        flags = controller_manager_flags(config, self._authority, self._token_key)
+        self._start(controllers, flags)
+        self._start(scheduler, scheduler_flags(self.kubeconfig(f"system:{scheduler}")))
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait(controllers, lambda: self.client.get(account))
 
-    def _start(self, name: str, *options: str) -> None:
-        self._processes.start(name, str(kube_tool(name)), *options, environment=self._environment)
+    def _start(self, name: str, flags: Sequence[str]) -> None:
+        self._processes.start(name, str(kube_tool(name)), *flags, environment=self._environment)
 
     def _wait(self, name: str, answered: Callable[[], object]) -> None:
         def holds() -> bool:
@@ -258,15 +201,11 @@ class ApiServer:
 
     def _ask_etcd(self, question: str, body: dict[str, object]) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"{self._etcd}/v3/kv/{question}", json.dumps(body).encode(), method="POST"
+            f"{etcd_url(self._address)}/v3/kv/{question}", json.dumps(body).encode(), method="POST"
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             answer: dict[str, Any] = json.load(response)
         return answer
-
-
-def _words(options: Mapping[str, object]) -> list[str]:
-    return [f"--{name}={value}" for name, value in options.items()]
 
 
 def _free_address() -> str:
@@ -275,7 +214,7 @@ def _free_address() -> str:
     while True:
         address = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.1"
         try:
-            for port in (_API_PORT, _ETCD_PORT, _PEER_PORT):
+            for port in PORTS:
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind((address, port))
@@ -304,6 +243,8 @@ def api_server(
             ).global_and_fixture_disabled():
                 print(f"API server: ready after {time.monotonic() - started:.1f} s")
             yield server
+            for name, log in server.fallen.items():
+                pytest.fail(f"{name} has ended by itself:\n{log}", pytrace=False)
     finally:
         shutil.rmtree(folder)
 

@@ -60,6 +60,10 @@ class Processes:
         """It was started and has not ended."""
         return name in self._running and self._running[name].poll() is None
 
+    def fallen(self) -> list[str]:
+        """Those that have ended by themselves."""
+        return [name for name in self._running if not self.is_running(name)]
+
     def pid(self, name: str) -> int:
         """Its process id, for tests that stop or watch it."""
         return self._running[name].pid

@@ -3,10 +3,12 @@
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.apiserver import ApiServer
-from tests.apiserver_client import Object, RefusedError
+from tests.apiserver_client import KubeClient, Object, RefusedError
 from tests.apiserver_pods import (
     bind_pod,
     fail_pod,
@@ -31,6 +33,11 @@ def deployment(name: str, replicas: int) -> Object:
     return {"metadata": {"name": name}, "spec": spec}
 
 
+def scheduled(client: KubeClient, namespace: str) -> list[Object]:
+    every = list_pods(client, namespace, "app=web")
+    return [each for each in every if "nodeName" in each["spec"]]
+
+
 def conditions(found: Object) -> dict[str, str]:
     return {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
 
@@ -47,6 +54,34 @@ def test_server_and_tools_have_the_pinned_versions(api_server: ApiServer) -> Non
     etcd = subprocess.run((kube_tool("etcd"), "--version"), capture_output=True, check=True).stdout
     version = pinned_version("etcd", "go.etcd.io/etcd/server/v3").removeprefix("v")
     assert f"etcd Version: {version}\n" in etcd.decode(), advice
+
+
+def test_programs_end_with_the_process_that_started_them_and_not_with_its_thread(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import os, pathlib, signal, threading
+from tests.apiserver_processes import Processes
+from tests.proxy import wait_until
+programs = Processes(pathlib.Path({str(tmp_path / "logs")!r}))
+def start():
+    programs.start("tail", "tail", "-f", "/dev/null", environment=os.environ)
+    program = pathlib.Path(f"/proc/{{programs.pid('tail')}}/comm")
+    wait_until(lambda: program.read_text() == "tail\\n", "it runs")
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+wait_until(lambda: not pathlib.Path(f"/proc/self/task/{{thread.native_id}}").exists(), "it is gone")
+programs.start("other", "tail", "-f", "/dev/null", environment=os.environ)
+programs.kill("other")
+print(programs.pid("tail"), programs.is_running("tail"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words = (sys.executable, "-c", script)
+    output = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False).stdout
+    pid, is_running = output.split()
+    assert is_running == "True"
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the program has ended")
 
 
 def test_a_namespace_has_its_service_account_and_no_pods(
@@ -68,19 +103,16 @@ def test_a_deployment_is_available_when_the_pods_on_its_nodes_are_ready(
         f"/api/v1/namespaces/{namespace}/services", {"metadata": {"name": "web"}, "spec": service}
     )
 
-    def scheduled() -> list[Object]:
-        return [
-            each for each in list_pods(client, namespace, "app=web") if each["spec"].get("nodeName")
-        ]
-
-    wait_until(lambda: len(scheduled()) == 2, "both pods have a node")
-    assert {each["spec"]["nodeName"] for each in scheduled()} <= set(nodes)
-    addresses = {make_pod_ready(client, each)["status"]["podIP"] for each in scheduled()}
+    wait_until(lambda: len(scheduled(client, namespace)) == 2, "both pods have a node")
+    assert {each["spec"]["nodeName"] for each in scheduled(client, namespace)} <= set(nodes)
+    addresses = {
+        make_pod_ready(client, each)["status"]["podIP"] for each in scheduled(client, namespace)
+    }
 
     wait_until(
         lambda: conditions(client.get(f"{path}/web")).get("Available") == "True", "it is available"
     )
-    assert all(conditions(each)["PodScheduled"] == "True" for each in scheduled())
+    assert all(conditions(each)["PodScheduled"] == "True" for each in scheduled(client, namespace))
 
     def endpoints() -> set[str]:
         slices = client.items(
@@ -158,7 +190,8 @@ def test_a_user_may_do_what_roles_say_and_no_more(api_server: ApiServer, namespa
     assert api_server.kubectl(*words).returncode == 0
 
 
-def test_an_outage_ends_with_all_that_was_there(api_server: ApiServer, namespace: str) -> None:
+@pytest.mark.usefixtures("nodes")
+def test_after_an_outage_all_is_there_and_goes_on(api_server: ApiServer, namespace: str) -> None:
     client = api_server.client
     path = f"/api/v1/namespaces/{namespace}/configmaps"
     client.post(path, {"metadata": {"name": "kept"}})
@@ -167,6 +200,8 @@ def test_an_outage_ends_with_all_that_was_there(api_server: ApiServer, namespace
         client.get(f"{path}/kept")
     api_server.start_api()
     assert client.exists(f"{path}/kept")
+    client.post(f"/apis/apps/v1/namespaces/{namespace}/deployments", deployment("web", 1))
+    wait_until(lambda: scheduled(client, namespace), "controllers and scheduler work on", 40)
 
 
 def test_a_watch_from_a_forgotten_revision_is_gone(api_server: ApiServer, namespace: str) -> None:

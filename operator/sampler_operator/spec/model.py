@@ -1,5 +1,7 @@
 """Which base model is served, and where its files are kept."""
 
+import re
+
 from pydantic import Field
 
 from .base import Rule, SpecModel
@@ -50,7 +52,7 @@ class ModelSpec(SpecModel):
             message="an hf:// model is hf://owner/name; the revision has a field of its own",
             holds=lambda model: (
                 not model.uri.startswith("hf://")
-                or (model.uri.count("/") == 3 and not model.uri.endswith("/"))
+                or re.fullmatch("hf://[^/]+/[^/]+", model.uri) is not None
             ),
             field="uri",
         ),

@@ -8,7 +8,7 @@ import itertools
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tests.apiserver_client import KubeClient, Object
+from tests.apiserver_client import KubeClient, Object, RefusedError
 
 __all__ = [
     "add_node",
@@ -18,6 +18,7 @@ __all__ = [
     "make_pod_ready",
     "make_pod_unready",
     "make_pod_wait",
+    "play_kubelet",
     "pod_path",
     "remove_pod",
 ]
@@ -62,7 +63,7 @@ def make_pod_ready(client: KubeClient, pod: Object, *, ip: str | None = None) ->
     """All containers run and are ready.
 
     Without ``ip`` the pod gets an address of its own where nobody is. A loopback address can be
-    reached, but no EndpointSlice may have it: the Service of such a pod stays without endpoints.
+    reached, but no EndpointSlice may have it: the Service of such a pod gets no endpoints any more.
     """
     address = ip or pod.get("status", {}).get("podIP") or _unused_address()
     running = {"running": {"startedAt": _now()}}
@@ -114,6 +115,24 @@ def remove_pod(client: KubeClient, pod: Object) -> None:
     node stays, terminating, for ever."""
     preconditions = {"uid": pod["metadata"]["uid"]}
     client.delete(pod_path(pod), {"gracePeriodSeconds": 0, "preconditions": preconditions})
+
+
+def play_kubelet(client: KubeClient, namespace: str, selector: str = "") -> None:
+    """One pass of kubelets for whom all goes well: pods that have a node become ready, deleted
+    ones end. Call it in the condition that a test waits for."""
+    for pod in list_pods(client, namespace, selector):
+        status = pod["status"]
+        if "nodeName" not in pod["spec"] or status["phase"] in ("Failed", "Succeeded"):
+            continue
+        try:
+            if "deletionTimestamp" in pod["metadata"]:
+                remove_pod(client, pod)
+            elif not any(each["ready"] for each in status.get("containerStatuses", [])):
+                make_pod_ready(client, pod)
+        except RefusedError as refused:
+            # Since the list it has gone, or another has its name.
+            if refused.code not in (404, 409):
+                raise
 
 
 def _set_status(

@@ -15,6 +15,7 @@ from tests.apiserver_pods import (
     list_pods,
     make_pod_ready,
     make_pod_wait,
+    play_kubelet,
     remove_pod,
 )
 from tests.kube_tools import kube_tool, pinned_version
@@ -123,6 +124,28 @@ def test_a_deployment_is_available_when_the_pods_on_its_nodes_are_ready(
         return {each["addresses"][0] for each in every if each["conditions"]["ready"]}
 
     wait_until(lambda: endpoints() == addresses, "the service has both pods")
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_rolling_update_ends_when_kubelets_do_their_part(
+    api_server: ApiServer, namespace: str
+) -> None:
+    client = api_server.client
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    client.post(path, deployment("web", 2))
+
+    def are_ready(image: str) -> bool:
+        play_kubelet(client, namespace)
+        pods = list_pods(client, namespace, "app=web")
+        images = [each["spec"]["containers"][0]["image"] for each in pods]
+        ready = [conditions(each).get("Ready") for each in pods]
+        return images == [image, image] and ready == ["True", "True"]
+
+    wait_until(lambda: are_ready("nowhere/image:1"), "the first pods are ready")
+    container = {"name": "main", "image": "nowhere/image:2"}
+    template = {"template": {"spec": {"containers": [container]}}}
+    client.patch(f"{path}/web", {"spec": template}, kind="strategic-merge")
+    wait_until(lambda: are_ready("nowhere/image:2"), "new pods took the place of the old ones")
 
 
 def test_a_deleted_pod_with_a_node_ends_when_its_containers_do(

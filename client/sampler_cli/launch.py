@@ -4,8 +4,8 @@ import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,15 +115,15 @@ def launch(options: ServeOptions) -> int:
 def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -> int:
     from sampler_server.adapters import AdapterStore
     from sampler_server.routes import openai, sample
+    from sampler_server.scratch import ScratchFolder
     from sampler_server.serve import serve
 
-    with tempfile.TemporaryDirectory(prefix="sampler-adapters-") as folder:
-        store_dir = options.adapter_store or Path(folder)
+    with ExitStack() as scratch:
 
         def store(hub: "Hub") -> AdapterStore:
             info = hub.engine.info
             return AdapterStore(
-                store_dir=store_dir,
+                store_dir=options.adapter_store or scratch.enter_context(ScratchFolder()).path,
                 roots=settings.adapter_roots,
                 engine=hub.engine,
                 shapes=parts.shapes,

@@ -3,35 +3,48 @@ change any more."""
 
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sampler_api.errors import InvalidRequest
-from sampler_api.names import SHA256_PREFIX
 from sampler_api.revisions import AdapterRevision
 
-from .adapters import AdapterSnapshot, peft_config_dict, snapshot_adapter, write_snapshot
+from .adapters import AdapterSnapshot, peft_config_dict, snapshot_adapter
+from .kept_snapshots import KeptSnapshot, KeptSnapshots
 
-__all__ = ["AdapterAliases"]
+__all__ = ["AdapterAliases", "BoundAdapter"]
 
 _Stamp = tuple[tuple[str, int, int, int], ...]
+
+_SEEN: Final = 16
+"""Directories without a name whose last revision is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundAdapter:
+    """A revision, and the copy of its bytes where the caller's directory is not what is read."""
+
+    revision: AdapterRevision
+    kept: KeptSnapshot | None = None
 
 
 class AdapterAliases:
     """Names of one sampler. Thread-safe.
 
     With ``snapshot_dir`` (a sampler whose engine is in this process) the bytes are copied there and
-    engines read the copy; without it they read the caller's directory and check its digest.
+    engines read the copy; without it they read the caller's directory and check its digest. A copy
+    lasts until its name means something else and nobody holds its ``BoundAdapter``.
     """
 
     def __init__(self, snapshot_dir: Callable[[], Path] | None = None) -> None:
         self._lock = threading.Lock()
-        self._bound: dict[str, AdapterRevision] = {}
-        self._seen: dict[Path, tuple[_Stamp, AdapterRevision]] = {}
-        self._sources: dict[str, str] = {}
-        self._snapshot_dir = snapshot_dir
+        self._bound: dict[str, BoundAdapter] = {}
+        self._seen: OrderedDict[Path, tuple[_Stamp, BoundAdapter]] = OrderedDict()
+        self._snapshots = None if snapshot_dir is None else KeptSnapshots(snapshot_dir)
 
     def bind(
         self,
@@ -39,7 +52,7 @@ class AdapterAliases:
         config_or_dir: Any,
         generation: int | None,
         create: Callable[[Mapping[str, object]], str],
-    ) -> AdapterRevision:
+    ) -> BoundAdapter:
         """The revision that ``name`` is about to mean; nothing is switched yet.
 
         A directory or PEFT model is read now; a PEFT config is given to ``create``, which returns
@@ -49,7 +62,7 @@ class AdapterAliases:
             raise InvalidRequest("adapter_name: must be a text without '/' and '@'", "adapter_name")
         with self._lock:
             before = self._bound.get(name)
-        last = before.generation if before else -1
+        last = before.revision.generation if before else -1
         if generation is None:
             generation = last + 1
         elif isinstance(generation, bool) or not hasattr(generation, "__index__"):
@@ -61,20 +74,18 @@ class AdapterAliases:
             raise InvalidRequest(f"generation: {generation} must be more than {last}", "generation")
         config = peft_config_dict(config_or_dir)
         if config is not None:
-            return AdapterRevision(name, create(config), generation)
-        snapshot = snapshot_adapter(config_or_dir)
-        path = self._path_of(snapshot, config_or_dir)
-        return AdapterRevision(name, snapshot.digest, generation, path)
+            return BoundAdapter(AdapterRevision(name, create(config), generation))
+        return self._revision(snapshot_adapter(config_or_dir), config_or_dir, name, generation)
 
-    def _path_of(self, snapshot: AdapterSnapshot, source: Any) -> str:
-        if self._snapshot_dir is not None:
-            copy = self._snapshot_dir() / snapshot.digest.removeprefix(SHA256_PREFIX)
-            write_snapshot(snapshot, copy)
-            with self._lock:
-                self._sources[str(copy)] = snapshot.source or "adapter"
-            return str(copy)
+    def _revision(
+        self, snapshot: AdapterSnapshot, source: Any, name: str, generation: int
+    ) -> BoundAdapter:
+        if self._snapshots is not None:
+            kept = self._snapshots.keep(snapshot)
+            return BoundAdapter(AdapterRevision(name, snapshot.digest, generation, kept.path), kept)
         if isinstance(source, str | Path):
-            return str(Path(source).resolve())
+            path = str(Path(source).resolve())
+            return BoundAdapter(AdapterRevision(name, snapshot.digest, generation, path))
         raise InvalidRequest(
             "config_or_dir: a fleet reads adapters from a directory that its replicas see; save "
             "the adapter below one of their --adapter-root directories and pass that directory",
@@ -83,22 +94,22 @@ class AdapterAliases:
 
     def source_of(self, path: str) -> str:
         """What the caller knows a copy as; any other path is itself."""
-        with self._lock:
-            return self._sources.get(path, path)
+        return path if self._snapshots is None else self._snapshots.source_of(path)
 
-    def commit(self, revision: AdapterRevision) -> None:
+    def commit(self, bound: BoundAdapter) -> None:
         """Switch the name, unless a later generation overtook this one."""
+        revision = bound.revision
         with self._lock:
             before = self._bound.get(revision.name)
-            if before is None or before.generation < revision.generation:
-                self._bound[revision.name] = revision
+            if before is None or before.revision.generation < revision.generation:
+                self._bound[revision.name] = bound
 
     def bound(self) -> list[AdapterRevision]:
         """Every name's revision."""
         with self._lock:
-            return list(self._bound.values())
+            return [bound.revision for bound in self._bound.values()]
 
-    def get(self, name: str) -> AdapterRevision:
+    def get(self, name: str) -> BoundAdapter:
         """What a name means now. Raises InvalidRequest, never another adapter or the base."""
         with self._lock:
             found = self._bound.get(name)
@@ -111,20 +122,23 @@ class AdapterAliases:
             )
         return found
 
-    def of_path(self, path: str, name: str) -> AdapterRevision:
+    def of_path(self, path: str, name: str) -> BoundAdapter:
         """The revision of a directory used for one call; read again whenever its files changed."""
         directory = Path(path).resolve()
         stamp = _stamp(directory)
         with self._lock:
             seen = self._seen.get(directory)
+            if seen is not None:
+                self._seen.move_to_end(directory)
         if seen is not None and stamp and seen[0] == stamp:
             return seen[1]
-        snapshot = snapshot_adapter(path)
-        where = self._path_of(snapshot, path)
-        revision = AdapterRevision(name or directory.name, snapshot.digest, 0, where)
+        bound = self._revision(snapshot_adapter(path), path, name or directory.name, 0)
         with self._lock:
-            self._seen[directory] = stamp, revision
-        return revision
+            self._seen[directory] = stamp, bound
+            self._seen.move_to_end(directory)
+            if len(self._seen) > _SEEN:
+                self._seen.popitem(last=False)
+        return bound
 
 
 def _stamp(directory: Path) -> _Stamp:

@@ -17,7 +17,7 @@ from sampler_api.revisions import AdapterRevision
 from sampler_api.sampler import Sampler
 from sampler_api.types import Input
 
-from .aliases import AdapterAliases
+from .aliases import AdapterAliases, BoundAdapter
 from .async_streaming import AsyncSampleStream
 from .calls import Call, LoopNotifier, progress_bar
 from .groups import Backend
@@ -70,12 +70,13 @@ class SamplerBase(Sampler):
         bound = self._aliases.bind(
             adapter_name, config_or_dir, generation, self._backend.create_adapter
         )
-        self._backend.ensure_adapter(self._ref(bound))
+        revision = bound.revision
+        base = self._backend.card().base
+        self._backend.ensure_adapter(
+            RevisionRef(base, revision.digest, revision.name, revision.path)
+        )
         self._aliases.commit(bound)
-        return bound
-
-    def _ref(self, bound: AdapterRevision) -> RevisionRef:
-        return RevisionRef(self._backend.card().base, bound.digest, bound.name, bound.path)
+        return revision
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -238,7 +239,7 @@ class SamplerBase(Sampler):
     def _set_state(self, state: dict[str, Any]) -> None:
         self._templates.put(state["template"])
         for revision in state["adapters"]:
-            self._aliases.commit(revision)
+            self._aliases.commit(BoundAdapter(revision))
 
     def close(self) -> None:
         """End everything; calls that still wait raise SamplerClosed. Idempotent."""

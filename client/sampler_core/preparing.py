@@ -12,7 +12,7 @@ from sampler_api.params import SamplingParams
 from sampler_api.results import Responses, SampledSequence
 from sampler_api.revisions import Revision
 
-from .aliases import AdapterAliases
+from .aliases import AdapterAliases, BoundAdapter
 from .calls import errors_of, failed_response, raise_first, respond
 from .checked_params import CheckedParams
 from .groups import Backend, Group
@@ -38,6 +38,8 @@ class CallOptions(msgspec.Struct, frozen=True):
     group_keys: str | Sequence[str] | None
     session_key: str | None
     is_interactive: bool = False
+    bound: BoundAdapter | None = None
+    """Held so that a copy of the adapter lasts as long as the call."""
 
 
 class PreparedCall(msgspec.Struct):
@@ -82,21 +84,26 @@ class Preparer:
                 "logprobs with top_p, top_k or min_p are of the truncated distribution: a trainer "
                 "must mask the same candidates, or ask for logprobs_mode='raw'"
             )
-        ref = self._resolve_ref(card, adapter_name, adapter_path, use_base_model)
+        bound = None if use_base_model else self._resolve(adapter_name, adapter_path)
+        ref = RevisionRef(card.base)
+        if bound is not None:
+            adapter = bound.revision
+            ref = RevisionRef(card.base, adapter.digest, adapter.name, adapter.path)
         return CallOptions(
-            params, number, ref, Revision(ref.base, ref.adapter), card, group_key, session_key
+            params,
+            number,
+            ref,
+            Revision(ref.base, ref.adapter),
+            card,
+            group_key,
+            session_key,
+            bound=bound,
         )
 
-    def _resolve_ref(
-        self, card: ModelCard, adapter_name: str, adapter_path: str | None, use_base_model: bool
-    ) -> RevisionRef:
-        if use_base_model or not (adapter_name or adapter_path):
-            return RevisionRef(card.base)
+    def _resolve(self, adapter_name: str, adapter_path: str | None) -> BoundAdapter | None:
         if adapter_path:
-            bound = self._aliases.of_path(str(adapter_path), adapter_name)
-        else:
-            bound = self._aliases.get(adapter_name)
-        return RevisionRef(card.base, bound.digest, bound.name, bound.path)
+            return self._aliases.of_path(str(adapter_path), adapter_name)
+        return self._aliases.get(adapter_name) if adapter_name else None
 
     def group(
         self,

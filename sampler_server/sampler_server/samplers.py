@@ -5,7 +5,6 @@ model, a logits processor.
 """
 
 import hashlib
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,13 @@ from .adapters import AdapterStore
 from .engines.torch import TorchEngine, TorchOptions
 from .hub import Hub
 from .local import STALL_SECONDS, LocalBackend
+from .scratch import ScratchFolder
 from .watchdog import watch
 
 __all__ = ["TorchSampler"]
+
+_STORE_BYTES = 1 << 30
+"""Beyond it only what the engine holds: the rest can be read again from the copies of the names."""
 
 
 class TorchSampler(SamplerBase):
@@ -56,7 +59,7 @@ class TorchSampler(SamplerBase):
             settings = replace(settings, base_digest=digest)
         texts = Path(tokenizer_dir) if tokenizer_dir is not None else directory
         self._is_closed = False
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: ScratchFolder | None = None
         self._engine = TorchEngine(settings)
 
         def store(hub: Hub) -> AdapterStore:
@@ -68,6 +71,7 @@ class TorchSampler(SamplerBase):
                 shapes=module_shapes(model_id) if directory is None else linear_shapes(directory),
                 max_adapters=settings.max_adapters,
                 max_rank=settings.max_lora_rank,
+                max_store_bytes=_STORE_BYTES,
                 operation=lambda name: hub.operation(name, 600),
                 shown=lambda path: self._aliases.source_of(path),
             )
@@ -87,8 +91,8 @@ class TorchSampler(SamplerBase):
         if self._is_closed:
             raise SamplerClosed("the sampler is closed")
         if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="sampler-adapters-")
-        folder = Path(self._scratch.name) / name
+            self._scratch = ScratchFolder()
+        folder = self._scratch.path / name
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -103,7 +107,7 @@ class TorchSampler(SamplerBase):
         self._is_closed = True
         super().close()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.close()
 
 
 def model_directory(model: Any) -> Path | None:

@@ -26,6 +26,12 @@ class RemoteSampler(SamplerBase):
     """
 
     def __init__(self, endpoints: str, *, token: str | None = None, **settings: Any) -> None:
+        if not isinstance(endpoints, str):
+            raise InvalidRequest(
+                "endpoints: must be a text, http://host:port or several of them separated by "
+                f"commas, not {endpoints!r}",
+                "endpoints",
+            )
         known = ClientSettings.__struct_fields__
         for name in settings:
             if name not in known:

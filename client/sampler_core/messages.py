@@ -25,13 +25,14 @@ def _filled(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item is not None}
 
 
-def _text(content: Any) -> Any:
-    """The text of a list of text blocks."""
-    if not isinstance(content, list | tuple):
+def _text(content: Any) -> str | None:
+    """The text, or that of a list of text blocks; ``None`` for what is neither."""
+    if isinstance(content, str):
         return content
-    return "".join(
-        block if isinstance(block, str) else str(block.get("text", "")) for block in content
-    )
+    if not isinstance(content, list | tuple):
+        return None
+    texts = [block.get("text", "") if isinstance(block, Mapping) else block for block in content]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
 
 
 def _tool_call(call: Any) -> Any:
@@ -69,7 +70,7 @@ def standard_messages(
 ) -> list[dict[str, Any]]:
     """New messages: text content, tool arguments as objects, a system message if there is none.
 
-    Raises InvalidRequest, which names ``messages``.
+    Raises InvalidRequest, which names the message by its position.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise InvalidRequest(
@@ -83,7 +84,16 @@ def standard_messages(
                 f"messages[{position}]: must be a dict with role and content", "messages"
             )
         item = _filled(message)
-        item["content"] = _text(item.get("content", ""))
+        # An assistant may only have called a tool.
+        content = item.get("content", "" if item["role"] == "assistant" else None)
+        item["content"] = _text(content)
+        if item["content"] is None:
+            found = "none" if content is None else f"a {type(content).__name__}"
+            raise InvalidRequest(
+                f"messages[{position}]: content of a {item['role']} message must be a text or a "
+                f"list of text blocks, and here is {found}",
+                "messages",
+            )
         if item.get("tool_calls"):
             item["tool_calls"] = [_tool_call(call) for call in item["tool_calls"]]
         else:

@@ -1,14 +1,17 @@
 """Templates by name, and what ``set_template`` takes."""
 
-import difflib
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from sampler_api.errors import InvalidRequest
+from sampler_api.errors import InvalidRequest, Unsupported
 
 __all__ = ["register_template", "resolve_template"]
 
 T = TypeVar("T", bound=type)
+
+_MODEL_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 _templates: dict[str, type[Any]] = {}
 
@@ -37,7 +40,7 @@ def resolve_template(
     if isinstance(template_cls, str):
         if template_cls in _templates:
             return _make(_templates[template_cls], model_id, files, kwargs)
-        _check_no_misspelling(template_cls)
+        _check_model(template_cls, kwargs.get("cache_dir"))
         if model_id is not None and model_id != template_cls:
             raise _fail(f"no template is called {template_cls!r} (there are {_names()})")
         return _make(_templates["Template"], template_cls, None, kwargs)
@@ -66,10 +69,34 @@ def _make(
     return cls(**kwargs)
 
 
-def _check_no_misspelling(name: str) -> None:
-    is_near = difflib.get_close_matches(name, _templates, n=1, cutoff=0.85)
-    if is_near or (name.isidentifier() and name.endswith("Template")):
-        raise _fail(f"no template is called {name!r} (there are {_names()})")
+def _check_model(name: str, cache_dir: str | None) -> None:
+    """Refuse what is no model, before a hub is asked for it again and again."""
+    scheme, separator, rest = name.partition("://")
+    if separator and scheme != "hf":
+        raise Unsupported(
+            f"template_cls: {scheme}:// is not supported; give a model id or the directory of a "
+            "tokenizer",
+            "template_cls",
+        )
+    model = rest if separator else name
+    # No path at all is the working directory to Path.
+    is_model = model and (
+        _MODEL_ID.fullmatch(model)
+        or Path(model).expanduser().is_dir()
+        or _is_cached(model, cache_dir)
+    )
+    if not is_model:
+        raise _fail(
+            f"no template is called {name!r} (there are {_names()}), no such directory is here, "
+            "and a model id is owner/name"
+        )
+
+
+def _is_cached(model: str, cache_dir: str | None) -> bool:
+    """The hub's cache has it: a few old models have ids without an owner."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(cache_dir or HF_HUB_CACHE, "models--" + model.replace("/", "--")).is_dir()
 
 
 def _names() -> str:

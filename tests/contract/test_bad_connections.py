@@ -163,8 +163,8 @@ def test_prompt_logprobs_larger_than_a_frame_are_refused_alone() -> None:
         assert [len(r.topk_prompt_logprobs or ()) for r in found] == [680, 0, 670, 660]
 
 
-@pytest.mark.parametrize("url", ["", "ftp://host", "http:///path"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+@pytest.mark.parametrize("url", ["", "ftp://host", "http:///path", 5, None, ["http://host:1"]])
+def test_an_address_that_is_none_is_refused(url: Any) -> None:
     with pytest.raises(InvalidRequest, match="http://host:port") as raised:
         RemoteSampler(url)
     assert raised.value.field == "endpoints"

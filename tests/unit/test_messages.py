@@ -25,6 +25,31 @@ def test_nulls_of_a_data_set_are_dropped_and_missing_content_is_empty() -> None:
     assert only(message) == {"role": "assistant", "content": ""}
 
 
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({}, id="no content"),
+        pytest.param({"content": None}, id="a null of a data set"),
+        pytest.param({"content": 5}, id="a number"),
+        pytest.param({"content": {"text": "hi"}}, id="a block outside of a list"),
+        pytest.param({"content": [5]}, id="a list of numbers"),
+        pytest.param({"content": [{"type": "text", "text": None}]}, id="a block without text"),
+    ],
+)
+def test_a_message_without_text_is_refused_by_its_position(
+    role: str, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest, match=rf"messages\[1\]: content of a {role}") as raised:
+        standard_messages([USER, {"role": role, **fields}])
+    assert raised.value.field == "messages"
+
+
+def test_an_empty_text_is_content() -> None:
+    assert only({"role": "user", "content": ""})["content"] == ""
+    assert only({"role": "user", "content": []})["content"] == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [('{"x": 1}', {"x": 1}), ({"x": 1}, {"x": 1}), ("not json", "not json"), ("3", "3")],

@@ -368,6 +368,33 @@ def test_another_text_is_a_model_id_or_path() -> None:
     assert resolve_template(str(tiny_tokenizer())).decode([2]) == "<|im_end|>"
 
 
+def test_a_model_id_without_owner_must_be_in_the_cache_of_the_hub(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"cache_dir": str(tmp_path)}
+    with pytest.raises(InvalidRequest, match="no template is called 'gpt2'"):
+        resolve_template("gpt2", **options)
+    (tmp_path / "models--gpt2").mkdir()
+    assert resolve_template("gpt2", **options).model_id == "gpt2"
+
+
+def test_a_directory_without_a_slash_is_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policy").mkdir()
+    assert resolve_template("policy").model_id == "policy"
+
+
+def test_a_scheme_that_is_not_served_is_unsupported() -> None:
+    assert resolve_template("hf://a/b").model_id == "hf://a/b"
+    with pytest.raises(Unsupported, match="template_cls: ms://"):
+        resolve_template("ms://a/b")
+
+
+def test_an_unknown_name_is_told_which_there_are() -> None:
+    with pytest.raises(InvalidRequest, match=r"'Nope' \(there are .*ShoutingTemplate, Template"):
+        resolve_template("Nope")
+
+
 def test_an_instance_is_taken_as_it_is() -> None:
     duck = Duck()
     assert resolve_template(duck) is duck
@@ -385,6 +412,11 @@ def test_a_name_without_model_id_takes_the_files_of_the_served_model() -> None:
     [
         pytest.param("Templat", {}, "template_cls", id="a misspelled name"),
         pytest.param("Qwen9Template", {}, "template_cls", id="an unknown name"),
+        pytest.param("Nope", {}, "template_cls", id="an unknown word"),
+        pytest.param("", {}, "template_cls", id="an empty text"),
+        pytest.param("a/b/c", {}, "template_cls", id="a path that is not there"),
+        pytest.param("/nowhere/at/all", {}, "template_cls", id="no such directory"),
+        pytest.param("hf://", {}, "template_cls", id="a scheme alone"),
         pytest.param("nosuch", {"model_id": "a/b"}, "template_cls", id="two model ids"),
         pytest.param("Template", {}, "model_id", id="a name without model"),
         pytest.param(3, {}, "template_cls", id="a number"),

@@ -45,6 +45,8 @@ class ServeOptions:
     adapters_config: Path | None
     model_digest: str | None
     token_file: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
     device: str | None
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     trust_remote_code: bool
@@ -176,6 +178,8 @@ def _settings(options: ServeOptions) -> "ServeSettings":
         raise _wrong("adapter_store", f"there is no directory {str(options.adapter_store)!r}")
     if options.model_digest is not None and not _DIGEST.fullmatch(options.model_digest):
         raise _wrong("model_digest", "must be sha256: and 64 hexadecimal digits")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise _wrong("tls_cert", "needs --tls-key beside it, and the other way round")
     Access.of_file(options.token_file)
     identity = Identity.of_environment(os.environ)
     if options.sibling:
@@ -195,6 +199,8 @@ def _settings(options: ServeOptions) -> "ServeSettings":
         adapters_config=options.adapters_config,
         model_digest=options.model_digest,
         token_file=options.token_file,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
         replica=identity.replica,
         fleet=identity.fleet,
         template_hash=identity.template_hash,

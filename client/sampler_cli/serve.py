@@ -49,7 +49,9 @@ def serve(
     model_name: Annotated[
         str | None, typer.Option(help="Name that clients see.", show_default="the engine's")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address of the data port.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address of the data port; '*' = all interfaces.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Data port; 0 = a free one.")] = 8000,
     manage_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Management port; 0 = a free one.")
@@ -78,6 +80,10 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File of name:role:token lines; without it all may sample.")
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the data port's certificate; watched.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, cuda:N, mps.", show_default="best", rich_help_panel=_TORCH),

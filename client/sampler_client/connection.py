@@ -31,6 +31,7 @@ from .discovery import Endpoint
 from .dispatcher import Dispatcher
 from .replica import Replica
 from .settings import ClientSettings
+from .trust import tls_context
 
 __all__ = ["Connection"]
 
@@ -125,6 +126,7 @@ class Connection:
             max_size=settings.max_frame_bytes,
             max_queue=64,
             proxy=None,
+            ssl=tls_context(settings.ca_file) if self.endpoint.is_encrypted else None,
         )
         try:
             opening = ClientHello(self._client, weight=settings.weight, name=settings.name)

@@ -12,6 +12,7 @@ from sampler_core.base import SamplerBase
 from .discovery import discovery_of
 from .fleet import Fleet
 from .settings import ClientSettings
+from .trust import tls_context
 
 __all__ = ["RemoteSampler"]
 
@@ -39,6 +40,9 @@ class RemoteSampler(SamplerBase):
         token = token if token is not None else os.environ.get(ENV_TOKEN) or None
         self._endpoints = endpoints
         self._settings = ClientSettings(token=token, **settings)
+        if self._settings.ca_file is not None:
+            # Told here, and not by every connection.
+            tls_context(self._settings.ca_file)
         super().__init__(Fleet(discovery_of(endpoints), self._settings))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from sampler_api.errors import (
 )
 
 from .settings import ClientSettings
+from .trust import tls_context
 
 __all__ = ["Answer", "HttpRequest", "agreed", "ask_all", "ask_in_turn", "http_client"]
 
@@ -47,7 +48,8 @@ def http_client(settings: ClientSettings) -> httpx.AsyncClient:
     """For one round of requests; made outside of the loop, as it reads certificates."""
     headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(headers=headers, limits=limits, trust_env=False)
+    verify = True if settings.ca_file is None else tls_context(settings.ca_file)
+    return httpx.AsyncClient(headers=headers, limits=limits, trust_env=False, verify=verify)
 
 
 async def ask_all(

@@ -9,6 +9,8 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All times in seconds. Defaults are what a training job wants; tests scale them."""
 
     token: str | None = None
+    ca_file: str | None = None
+    """PEM file of the authorities to trust for ``https://``; None = those of the system."""
     weight: float = 1.0
     connect_timeout: float = 2.0
     silence_timeout: float = 5.0

@@ -9,13 +9,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
 from fastapi import APIRouter
-from starlette.types import ASGIApp
 
 from sampler_api.errors import BaseMismatch, SamplerError
 from sampler_api.names import ENV_TERMINATION_LOG
@@ -29,11 +27,12 @@ from .drain import Drain, hand_over
 from .engines.base import Engine
 from .hub import Adapters, Hub
 from .identity import check_base
+from .listening import ALL_INTERFACES, Ports, bind, port_of
 from .metrics import HubCollector, exposition
-from .refusals import RefusingProtocol
 from .routes.manage import create_manage_app
 from .settings import ServeSettings
 from .status import replica_status
+from .tls import Certificate
 from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
 from .websocket import Sessions
@@ -42,8 +41,6 @@ __all__ = ["report_end", "serve"]
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 8192
-_KEEP_ALIVE_SECONDS = 75
 _EXIT_STALLED = 70
 _TELL_SECONDS = 0.2
 _DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
@@ -94,41 +91,6 @@ def report_end(settings: ServeSettings, line: str) -> None:
         path.write_text(line + "\n")
 
 
-class _Server(uvicorn.Server):
-    """Leaves the signals to us, and says when it listens."""
-
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                ws=RefusingProtocol,
-                ws_max_size=settings.max_frame_bytes,
-                ws_per_message_deflate=False,
-                ws_ping_interval=settings.ping_seconds,
-                ws_ping_timeout=settings.ping_timeout_seconds,
-                backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=1,
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-            )
-        )
-        self.listens = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The process has its own handlers."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
-        await super().startup(sockets)
-        self.listens.set()
-
-
 class _Process:
     def __init__(
         self,
@@ -144,19 +106,21 @@ class _Process:
         self._adapters = adapters
         self._routers = routers
         self._is_live = True
-        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
+        self._ports = Ports(settings)
 
     async def run(self) -> None:
         settings = self._settings
         access = Access.of_file(settings.token_file)
-        data_socket = _bind(settings.host, settings.port)
-        manage_socket = _bind(settings.manage_host or settings.host, settings.manage_port)
-        port, manage_port = data_socket.getsockname()[1], manage_socket.getsockname()[1]
+        certificate = _certificate(settings)
+        data_socket = bind(settings.host, settings.port)
+        manage_socket = bind(settings.manage_host or settings.host, settings.manage_port)
+        port, manage_port = port_of(data_socket), port_of(manage_socket)
+        host = socket.gethostname() if settings.host == ALL_INTERFACES else settings.host
         settings = replace(
             settings,
             port=port,
             manage_port=manage_port,
-            replica=settings.replica or f"{settings.host}:{port}",
+            replica=settings.replica or f"{host}:{port}",
         )
         hub = Hub(self._engine, settings=settings.streams)
         sessions = Sessions(hub, settings, access)
@@ -175,7 +139,7 @@ class _Process:
             drain=drain.begin,
             is_live=lambda: self._is_live,
         )
-        await self._listen(manage, manage_socket, settings)
+        await self._ports.listen(manage, manage_socket)
         try:
             tokenizer = await self._start(hub, drain)
             if drain.finished.is_set():
@@ -200,8 +164,11 @@ class _Process:
                 await hand_over(hub, sessions, settings.hand_over_seconds)
                 await sessions.close(BaseMismatch(declaration.base_problem()))
 
-            following = asyncio.create_task(declaration.run(expel))
-            await self._listen(app, data_socket, settings)
+            following = [asyncio.create_task(declaration.run(expel))]
+            if certificate is not None:
+                following.append(asyncio.create_task(certificate.follow()))
+            context = None if certificate is None else certificate.context
+            await self._ports.listen(app, data_socket, context)
             # What start-up made lives as long as the process: the collector need not look at it.
             gc.collect()
             gc.freeze()
@@ -210,9 +177,10 @@ class _Process:
             self._announce(hub, port, manage_port)
             await self._last_word(hub, drain, following)
             watchdog.cancel()
-            following.cancel()
+            for task in following:
+                task.cancel()
         finally:
-            await self._stop()
+            await self._ports.close()
             if hub.is_open:
                 await hub.close()
             await asyncio.to_thread(self._engine.close)
@@ -228,13 +196,14 @@ class _Process:
             start.result()
         return tokenizer
 
-    async def _last_word(self, hub: Hub, drain: Drain, following: asyncio.Task[None]) -> None:
+    async def _last_word(self, hub: Hub, drain: Drain, following: list[asyncio.Task[None]]) -> None:
         """Wait for the end of a drain. Raises EngineDead, once the clients have been told, and
         what ``following`` raises."""
         ends = [asyncio.create_task(e.wait()) for e in (drain.finished, hub.broken)]
-        await asyncio.wait([*ends, following], return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            following.result()
+        await asyncio.wait([*ends, *following], return_when=asyncio.FIRST_COMPLETED)
+        for task in following:
+            if task.done():
+                task.result()
         for end in ends:
             end.cancel()
         if hub.engine_error is not None and not drain.finished.is_set():
@@ -246,22 +215,6 @@ class _Process:
     def _files_of_settings(self) -> Mapping[str, bytes]:
         directory = self._settings.tokenizer_dir
         return {} if directory is None else tokenizer_files(directory)
-
-    async def _listen(self, app: ASGIApp, sock: socket.socket, settings: ServeSettings) -> None:
-        server = _Server(app, settings)
-        task = asyncio.create_task(server.serve(sockets=[sock]))
-        self._servers.append((server, task))
-        listens = asyncio.create_task(server.listens.wait())
-        await asyncio.wait([task, listens], return_when=asyncio.FIRST_COMPLETED)
-        listens.cancel()
-        if task.done():
-            task.result()
-            raise OSError("the server ended before it listened")
-
-    async def _stop(self) -> None:
-        for server, _ in self._servers:
-            server.should_exit = True
-        await asyncio.gather(*(task for _, task in self._servers))
 
     def _announce(self, hub: Hub, port: int, manage_port: int) -> None:
         log.info(
@@ -284,13 +237,7 @@ class _Process:
         os._exit(_EXIT_STALLED)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise OSError(f"{host}:{port}: {error.strerror}") from None
-    return sock
+def _certificate(settings: ServeSettings) -> Certificate | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)

@@ -39,6 +39,7 @@ class ServeSettings:
     """One server process. Ports of 0 are chosen by the system and printed on stdout."""
 
     host: str = "127.0.0.1"
+    """``*`` = all interfaces."""
     port: int = DATA_PORT
     manage_port: int = MANAGE_PORT
     manage_host: str | None = None
@@ -53,6 +54,9 @@ class ServeSettings:
     model_digest: str | None = None
     """What the base must be; another one fails the start."""
     token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    """PEM files for TLS on the data port, both or none; they are watched."""
     replica: str = ""
     """Name of this replica; empty = host:port."""
     fleet: str = ""

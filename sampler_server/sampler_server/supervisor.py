@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .listening import bind, port_of
 
 __all__ = ["EnginePorts", "engine_ports", "supervise"]
 
@@ -50,10 +51,7 @@ def _ports(count: int, host: str, first: int) -> list[int]:
     with contextlib.ExitStack() as held:
         chosen = []
         for _ in range(count):
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = held.enter_context(socket.socket(family))
-            sock.bind((host, 0))
-            chosen.append(int(sock.getsockname()[1]))
+            chosen.append(port_of(held.enter_context(bind(host, 0))))
         return chosen
 
 

@@ -16,6 +16,11 @@ class Endpoint(msgspec.Struct, frozen=True, order=True):
     url: str
 
     @property
+    def is_encrypted(self) -> bool:
+        """It speaks TLS."""
+        return self.url.startswith("https://")
+
+    @property
     def session_url(self) -> str:
         """Where the session's WebSocket is."""
         return "ws" + self.url.removeprefix("http")

@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 from sampler_api.errors import (
     AdapterCapacity,
     AdapterInvalid,
-    AdapterMissing,
     EngineDead,
-    EngineFailed,
-    InvalidRequest,
     SamplerError,
 )
 
 from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink
 from .ledger import LedgerWriter, prompt_digest
 from .model import EOS_ID, VOCAB_SIZE, base_digest
-from .rows import Made, Row, Rows, prompt_scores
+from .rows import Made, Row, Rows
 from .settings import SimSettings
-from .tokens import prefix_states, seed_keys, weights_state
+from .starting import start_rows
+from .tokens import weights_state
 
 __all__ = ["SimEngine"]
 
@@ -40,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 64
 """Most tokens of one sequence in one step when nothing takes time."""
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class _Prefill:
@@ -233,7 +230,6 @@ class SimEngine:
         used = self._rows.kv_tokens + sum(p.total for p in self._prefills.values())
         room = self._settings.slots - len(self._rows) - len(self._prefills)
         taken: list[EngineRequest] = []
-        refused: list[Delta] = []
         for request in self._waiting.values():
             if room <= 0:
                 break
@@ -246,64 +242,10 @@ class SimEngine:
             room -= 1
         for request in taken:
             del self._waiting[request.key]
-        accepted: list[EngineRequest] = []
-        for request in taken:
-            error = self._refusal(request)
-            if error is None:
-                accepted.append(request)
-            else:
-                refused.append(_ended(request, error))
-        if accepted:
-            refused += self._start_rows(accepted)
-        return refused
-
-    def _refusal(self, request: EngineRequest) -> SamplerError | None:
-        if request.adapter not in self._weights:
-            return AdapterMissing(f"adapter {request.adapter} is not loaded", "adapter")
-        if not len(request.prompt_ids):
-            return InvalidRequest("input_ids: the prompt is empty", "input_ids")
-        fail_token = self._settings.faults.fail_token
-        if fail_token is not None and fail_token in request.prompt_ids:
-            return EngineFailed(f"the prompt has the token {fail_token}, which fails (fail_token)")
-        return None
-
-    def _start_rows(self, requests: list[EngineRequest]) -> list[Delta]:
-        prefixes = [
-            np.concatenate([r.prompt_ids, r.output_ids]) if len(r.output_ids) else r.prompt_ids
-            for r in requests
-        ]
-        flat = np.concatenate(prefixes)
-        if int(flat.view(np.uint32).max()) >= VOCAB_SIZE:
-            bad = [int(p.view(np.uint32).max()) >= VOCAB_SIZE for p in prefixes]
-            wrong = InvalidRequest(
-                f"input_ids: ids must be between 0 and {VOCAB_SIZE - 1}", "input_ids"
-            )
-            good = [r for r, is_bad in zip(requests, bad, strict=True) if not is_bad]
-            refused = [_ended(r, wrong) for r, is_bad in zip(requests, bad, strict=True) if is_bad]
-            return refused + (self._start_rows(good) if good else [])
-        empty = [self._weights[r.adapter] for r in requests]
-        lengths = np.fromiter(map(len, prefixes), np.int64, len(prefixes))
-        states = prefix_states(np.array(empty, np.uint64), flat, lengths).tolist()
-        keys = seed_keys(
-            [self._secret + r.key * _GOLDEN if r.seed is None else r.seed for r in requests]
-        )
-        for request, weights, state, key in zip(
-            requests, empty, states, keys.tolist(), strict=True
-        ):
-            row = Row(request, weights, state, key, len(request.output_ids))
-            if request.want_prompt_logprobs:
-                k = request.params.prompt_logprobs or 0
-                row.prompt = prompt_scores(weights, request.prompt_ids, k)
-            self._set_failure(row)
-            self._prefills[request.key] = _Prefill(row)
-        return []
-
-    def _set_failure(self, row: Row) -> None:
-        rate = self._settings.faults.fail_rate
-        if rate:
-            draw = int(seed_keys([self._secret ^ row.request.key])[0])
-            if (draw >> 11) / (1 << 53) < rate:
-                row.fail_at = row.made + draw % max(1, row.request.max_total - row.made)
+        rows, refused = start_rows(taken, self._weights, self._secret, self._settings.faults)
+        for row in rows:
+            self._prefills[row.request.key] = _Prefill(row)
+        return [Delta(each.key, finish="error", error=each.error) for each in refused]
 
     def _prefill(self, budget: int | None) -> tuple[list[Row], int]:
         """Read prompts in the order of admission: the sequences whose prompt is read now, and the

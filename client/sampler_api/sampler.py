@@ -33,6 +33,7 @@ class Sampler(ABC):
     ) -> Responses:
         """Sample ``num_samples`` completions of every input; one response per input, in order.
 
+        ``adapter_name=""`` and ``use_base_model=True`` are the base model; ``None`` is refused.
         With ``on_error="raise"`` the error of the first failed input is raised after all others
         have finished; it carries ``errors`` and ``responses``. With ``"return"`` a failed input has
         ``stop_reason="error"``.

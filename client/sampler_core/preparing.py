@@ -1,6 +1,7 @@
 """From what a caller passes to groups that can run, and from finished groups to responses."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,7 @@ class Preparer:
         if session_key is not None and not isinstance(session_key, str):
             raise InvalidRequest(f"session_key: must be a text, not {session_key!r}", "session_key")
         _check_group_key(group_key)
+        _check_adapter(adapter_name, adapter_path)
         number = resolve_num_samples(params, num_samples)
         card = self._backend.card()
         if not self._has_warned and _has_masked_logprobs(params, card):
@@ -186,6 +188,23 @@ def finish_call(
     if on_error == "raise":
         raise_first({**prepared.errors, **errors_of(prepared.groups)}, responses)
     return responses
+
+
+def _check_adapter(name: Any, path: Any) -> None:
+    """Only '' for the name and None for the path mean none: what is a mistake must not sample from
+    the base."""
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            f"adapter_name: must be a text, not {name!r}; '' or use_base_model=True is the base "
+            "model",
+            "adapter_name",
+        )
+    if path is not None and (not path or not isinstance(path, str | os.PathLike)):
+        raise InvalidRequest(
+            f"adapter_path: must be a directory, not {path!r}; None or use_base_model=True is the "
+            "base model",
+            "adapter_path",
+        )
 
 
 def _check_group_key(key: Any) -> None:

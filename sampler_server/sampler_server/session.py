@@ -1,11 +1,11 @@
 """One client's session: its frames become streams, its streams' news become frames. No socket here.
 
-Work is per frame where it can be: prompts are checked all at once, parameters and revisions once a
-table entry, the engine is asked once a frame.
+Work is per frame where it can be: prompts are checked all at once (``submits``), parameters and
+revisions once a table entry, the engine is asked once a frame.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +36,14 @@ from .batches import Batch
 from .credits import Credits
 from .hub import Hub
 from .outbox import Outbox
-from .plans import Plan, check_output, check_prompt, check_scores
+from .plans import Plan
 from .settings import FlushSettings
 from .streams import CHILD_BITS, Stream, stream_id
+from .submits import Prompts, output_problem
 
 __all__ = ["Session"]
 
 _EMPTY = np.empty(0, np.int32)
-_SHARED_BYTES = 256 << 10
 _MAX_SEQ = 1 << 46
 _OVERDRAFT = 4
 """Sequences in flight over the replica's whole credit at which a session is told to wait."""
@@ -194,21 +194,18 @@ class Session:
                 batches.append(error)
             else:
                 batches.append(Batch(ref))
-        prompts, is_clean = self._prompts(frame.prompts, columns)
+        prompts = Prompts(frame.prompts, columns, hub.info, self._max_frame_bytes)
         delivered = iter(outputs)
         try:
             for submit in frame.submits:
                 plan, batch = plans[submit.params], batches[submit.revision]
-                prompt = prompts[submit.prompt]
                 problem: SamplerError | None = None
                 if not isinstance(plan, Plan):
                     problem = plan
                 elif not isinstance(batch, Batch):
                     problem = batch
-                elif not is_clean or not 0 < len(prompt) < hub.info.context_limit:
-                    problem = _error_of(check_prompt, prompt, hub.info)
-                elif plan.wants_scores and _wants_scores(submit):
-                    problem = _error_of(check_scores, plan, len(prompt), self._max_frame_bytes)
+                else:
+                    problem = prompts.problem(submit, plan)
                 if problem is None:
                     problem = self._no_room()
                 if problem is not None:
@@ -220,28 +217,11 @@ class Session:
                     continue
                 assert isinstance(plan, Plan)
                 assert isinstance(batch, Batch)
-                self._submit_one(submit, plan, batch, prompt, delivered)
+                self._submit_one(submit, plan, batch, prompts[submit.prompt], delivered)
         finally:
             for each in batches:
                 if isinstance(each, Batch):
                     hub.send(each)
-
-    def _prompts(
-        self, lengths: Sequence[int], columns: memoryview
-    ) -> tuple[list[NDArray[np.int32]], bool]:
-        """The prompts of a frame as aligned arrays, and whether all ids are in the vocabulary."""
-        ids = np.frombuffer(columns, np.int32, sum(lengths)).copy()
-        # As unsigned, a negative id is beyond every vocabulary.
-        is_clean = not len(ids) or int(ids.view(np.uint32).max()) < self.hub.info.vocab_size
-        # Slices keep the whole frame alive as long as its longest sequence.
-        is_shared = ids.nbytes <= _SHARED_BYTES
-        prompts = []
-        at = 0
-        for length in lengths:
-            prompt = ids[at : at + length]
-            prompts.append(prompt if is_shared else prompt.copy())
-            at += length
-        return prompts, is_clean
 
     def _no_room(self) -> SamplerError | None:
         if self.hub.is_draining:
@@ -273,7 +253,7 @@ class Session:
             output = _EMPTY
             if start:
                 output = np.frombuffer(next(delivered), np.int32).copy()
-                problem = _error_of(check_output, output, len(prompt), hub.info)
+                problem = output_problem(output, len(prompt), hub.info)
                 if problem is not None:
                     self._refuse(handle, problem)
                     continue
@@ -376,16 +356,3 @@ class Session:
         self.running -= 1
         self.tokens -= stream.cost
         stream.cost = 0
-
-
-def _wants_scores(submit: Submit) -> bool:
-    """They come with the first child, and not again when it goes on."""
-    return any(child.child == 0 and not child.output_length for child in submit.children)
-
-
-def _error_of(check: Callable[..., None], *args: object) -> SamplerError | None:
-    try:
-        check(*args)
-    except SamplerError as error:
-        return error
-    return None

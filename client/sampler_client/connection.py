@@ -140,6 +140,13 @@ class Connection:
                     f"{self.endpoint.url} speaks protocol {hello.protocol}, this client "
                     f"{PROTOCOL_VERSION}; install the client of the server's version"
                 )
+            if hello.max_frame_bytes > settings.max_frame_bytes:
+                # Its first large frame would end the session, and so would every repetition.
+                raise ProtocolError(
+                    f"{self.endpoint.url} sends frames of up to {hello.max_frame_bytes} bytes, "
+                    f"this client takes {settings.max_frame_bytes}; set max_frame_bytes= to the "
+                    "server's"
+                )
             self._fleet.welcomed(self.endpoint.url, hello)
         except BaseException:
             socket.transport.abort()

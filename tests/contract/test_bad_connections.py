@@ -118,6 +118,11 @@ OTHER = ServerHello(HELLO.replica, HELLO.incarnation, HELLO.card, HELLO.grant, p
     ("first", "words"),
     [
         pytest.param(encode_frame(OTHER), "speaks protocol 9, this client 1", id="protocol 9"),
+        pytest.param(
+            encode_frame(hello_of(max_frame_bytes=1 << 30)),
+            "frames of up to 1073741824 bytes, this client takes 67108864; set max_frame_bytes=",
+            id="frames that are too large",
+        ),
         pytest.param(b"", "shorter", id="an empty frame"),
         pytest.param(b"\xff" * 40, "header", id="garbage"),
         pytest.param(encode_frame(ServerFrame(bye="busy: full")), "busy: full", id="a goodbye"),

@@ -89,6 +89,7 @@ EVERYTHING: Final[Spec] = {
                 "readOnly": False,
                 "nfs": {"server": "files.example", "path": "/export"},
             },
+            {"name": "node", "mountPath": "/node", "hostPath": {"path": "/a", "type": "Directory"}},
             {"name": "driver", "mountPath": "/csi", "csi": {"driver": "example.com"}},
             {
                 "name": "scratch",

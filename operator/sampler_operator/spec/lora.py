@@ -17,7 +17,7 @@ class AdapterSpec(SpecModel):
     """Name by which requests may ask for it, unique in the list."""
     path: str = Field(pattern="^/", max_length=512)
     """Directory with adapter_config.json and adapter_model.safetensors, below a volume."""
-    digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$")
+    digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$", max_length=71)
     """Digest that the adapter must have; if left out, what is found when a replica loads it."""
 
 

@@ -28,7 +28,7 @@ class ModelSpec(SpecModel):
     engine."""
     revision: str | None = Field(default=None, min_length=1, max_length=128)
     """Branch, tag or commit of an ``hf://`` model; the repository's default branch if left out."""
-    digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$")
+    digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$", max_length=71)
     """Content digest that the loaded weights must have. If left out, the first ready replica of
     each pod template sets it for the others."""
     name: str | None = Field(default=None, min_length=1, max_length=253)

@@ -68,7 +68,9 @@ class PodMetadata(SpecModel):
 
     labels: LabelMap = Field(default_factory=dict, max_length=64)
     """Further labels."""
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    annotations: dict[str, Annotated[str, Field(max_length=262144)]] = Field(
+        default_factory=dict, max_length=64
+    )
     """Further annotations."""
 
     rules = (

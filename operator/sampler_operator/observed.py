@@ -78,6 +78,8 @@ class ContainerView(msgspec.Struct, frozen=True):
     ended_reason: str = ""
     ended_message: str = ""
     ended_code: int | None = None
+    is_started: bool = False
+    """Its startup probe has passed, or it has none."""
 
 
 class PodView(msgspec.Struct, frozen=True):
@@ -199,6 +201,7 @@ def _containers(status: Mapping[str, Any]) -> Iterable[ContainerView]:
                 ended_reason=ended.get("reason", ""),
                 ended_message=ended.get("message", ""),
                 ended_code=ended.get("exitCode"),
+                is_started=bool(container.get("started")),
             )
 
 

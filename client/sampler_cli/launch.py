@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sampler_api.errors import InvalidRequest, ModelInvalid, SamplerError
+from sampler_core.termination import report_end
 
 if TYPE_CHECKING:
     from sampler_server.engines.base import Engine
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sampler_server.supervisor import EnginePorts
 
 __all__ = ["ServeOptions", "launch"]
+
+log = logging.getLogger(__name__)
 
 _USAGE = 2
 _FAILED = 1
@@ -86,7 +89,8 @@ class EngineParts:
 
 
 def launch(options: ServeOptions) -> int:
-    """Serve until the end; the exit code. A wrong option is one line on stderr and code 2."""
+    """Serve until the end; the exit code: 2 for a wrong option. A failed start is one line on
+    stderr and in the termination log."""
     try:
         settings = _settings(options)
         # Also where other processes will run them: a wrong option is told once, and at once.
@@ -97,21 +101,22 @@ def launch(options: ServeOptions) -> int:
             raise _wrong("manage_port", f"must be another port than --port {options.port}")
         if options.engines > 1:
             return _several(options)
-    except SamplerError as error:
-        print(f"sampler serve: {error.message}", file=sys.stderr)
+        return _one(options, settings, parts or _torch(options))
+    except InvalidRequest as error:
+        report_end(f"sampler serve: {error.message}")
         return _USAGE
-    if parts is None:
-        try:
-            parts = _torch(options)
-        except InvalidRequest as error:
-            print(f"sampler serve: {error.message}", file=sys.stderr)
-            return _USAGE
-        except SamplerError as error:
-            from sampler_server.serve import report_end
-
-            report_end(settings, f"{type(error).__name__}: {error.message}")
-            return _FAILED
-    return _one(options, settings, parts)
+    except SamplerError as error:
+        report_end(f"{type(error).__name__}: {error.message}")
+    except ModuleNotFoundError as error:
+        extras = "server" if options.engine == "sim" else f"server,{options.engine}"
+        report_end(
+            f"sampler serve: {error.name} is not installed; pip install "
+            f"'sampler-operator[{extras}]'"
+        )
+    except Exception as error:
+        log.exception("the server failed")
+        report_end(f"{type(error).__name__}: {error}")
+    return _FAILED
 
 
 def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -> int:

@@ -25,7 +25,9 @@ class _Commands(TyperGroup):
         try:
             code = super().main(*args, **extra)
         except _UsageError as error:
-            print("sampler:", " ".join(error.format_message().split()), file=sys.stderr)
+            from sampler_core.termination import report_end
+
+            report_end(f"sampler: {error.format_message()}")
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,24 +1,21 @@
 """A server process: engine in its thread, both ports in one loop, signals, start-up errors."""
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from fastapi import APIRouter
 
 from sampler_api.errors import BaseMismatch, SamplerError
-from sampler_api.names import ENV_TERMINATION_LOG
 from sampler_api.revisions import Revision
 from sampler_core.base_files import tokenizer_files
+from sampler_core.termination import report_end
 
 from .app import create_app
 from .auth import Access
@@ -37,13 +34,12 @@ from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
 from .websocket import Sessions
 
-__all__ = ["report_end", "serve"]
+__all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
 _EXIT_STALLED = 70
 _TELL_SECONDS = 0.2
-_DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
 def serve(
@@ -65,7 +61,7 @@ def serve(
         with _runner() as runner:
             runner.run(_Process(settings, engine, adapters, routers, tokenizer_files).run())
     except (SamplerError, OSError) as error:
-        report_end(settings, f"{type(error).__name__}: {error}")
+        report_end(f"{type(error).__name__}: {error}", settings.termination_log)
         return 1
     return 0
 
@@ -76,19 +72,6 @@ def _runner() -> asyncio.Runner:
     except ImportError:
         return asyncio.Runner()
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
-def report_end(settings: ServeSettings, line: str) -> None:
-    """Why the process ends: one line on stderr, and where Kubernetes looks for it."""
-    line = " ".join(line.split())
-    print(line, file=sys.stderr, flush=True)
-    path = settings.termination_log
-    if path is None:
-        path = Path(os.environ.get(ENV_TERMINATION_LOG) or _DEFAULT_TERMINATION_LOG)
-        if path == _DEFAULT_TERMINATION_LOG and not path.exists():
-            return
-    with contextlib.suppress(OSError):
-        path.write_text(line + "\n")
 
 
 class _Process:
@@ -232,7 +215,7 @@ class _Process:
     def _stalled(self, line: str) -> None:
         self._is_live = False
         log.error("%s", line)
-        report_end(self._settings, line)
+        report_end(line, self._settings.termination_log)
         # The engine's thread hangs, so nothing that waits for it may be asked to end.
         os._exit(_EXIT_STALLED)
 

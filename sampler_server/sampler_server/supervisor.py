@@ -124,7 +124,9 @@ class _Supervisor:
             code = await child.wait()
             del self._children[engine]
             if self._leaving.is_set():
-                self._exit_code = max(self._exit_code, abs(code))
+                # One that was told to end before it could listen to that has not failed.
+                if code != -signal.SIGTERM:
+                    self._exit_code = max(self._exit_code, abs(code))
                 return
             if engine not in self._pids:
                 self._exit_code = _START_FAILED

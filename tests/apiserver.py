@@ -47,11 +47,13 @@ class ApiServer:
     """The control plane; a ``with`` block starts it and ends it.
 
     ``client`` is the administrator. A process of the tests that is killed takes all programs with
-    it; the folder then stays, as pytest's temporary folders do.
+    it; the folder then stays, as pytest's temporary folders do. ``options`` are further flags of
+    kube-apiserver.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self._folder = folder
+        self._options = tuple(options)
         self._address = _free_address()
         self.url = f"https://{self._address}:{API_PORT}"
         self._authority = Authority(folder / "certificates")
@@ -128,7 +130,7 @@ class ApiServer:
         Controllers and scheduler find it again by themselves, some seconds later.
         """
         flags = api_server_flags(self._address, self._authority, self._serving, self._token_key)
-        self._start("kube-apiserver", flags)
+        self._start("kube-apiserver", [*flags, *self._options])
         self._wait("kube-apiserver", lambda: self.client.get("/readyz"))
 
     def stop_api(self) -> None:

@@ -65,7 +65,7 @@ def mounts(sd: SamplerDeployment) -> list[Mount]:
         Mount("shm", _empty(spec.shm_size, "Memory"), "/dev/shm"),
         Mount(
             "adapters-config",
-            {"configMap": {"name": names.adapters_name(key_of(sd)), "optional": True}},
+            {"configMap": {"name": names.adapters_name(key_of(sd))}},
             names.ADAPTERS_DIR,
             read_only=True,
         ),

@@ -1,0 +1,356 @@
+"""What an operator costs with 1,000 SamplerDeployments, against a real API server.
+
+All SamplerDeployments exist before the operator starts; times and requests are read from the API
+server's audit log. ``burst``: writes (children and status) per second, from the operator's first
+to its last child write. ``single_p99_ms``: from the answer to one change of a spec to the answer to
+the last child write that follows from it. ``idle``: requests and CPU while nothing changes, with a
+resync every 10 s.
+
+Baseline, in the same run and against the same server, before the operator starts: a plain loop
+that writes the same children with the same client library and nothing else, at the best of several
+concurrencies.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.audit import POLICY, Audit, Request
+from bench.report import Row, arguments, publish
+from tests.apiserver import ApiServer
+from tests.proxy import wait_until
+
+from sampler_api.fleet import AdaptersConfig
+from sampler_operator.kube.api import APPLY, KubeApi
+from sampler_operator.kube.resources import CHILDREN, path_of
+from sampler_operator.objects import Manifest
+from sampler_operator.plan import BuildSettings, desired
+from sampler_operator.pod import LAYOUTS, chosen_template
+from sampler_operator.schema.crd import crd
+from sampler_operator.settings import default_images
+from sampler_operator.spec.parse import parse
+
+NAMESPACE = "scale"
+PLAIN = "plain"
+CONCURRENCIES = (8, 16, 32)
+IDLE_SECONDS = 25.0
+CHILDREN_EACH = 5
+
+ROWS: list[Row] = [
+    ("burst_writes_per_s", "children and status a second", None, ""),
+    ("burst_p99_ms", "ms from the first write to a current status", None, ""),
+    ("single_p99_ms", "ms from a change to its last child", 100, "<="),
+    ("api_requests_per_create", "requests until the status is current", 7, "<="),
+    ("idle_requests_per_s", "requests a second, resync included", 0, "<="),
+    ("idle_cpu_percent", "of one core", None, ""),
+    ("restart_writes", "writes of a restart with nothing to do", 0, "<="),
+    ("rss_mib", "MiB at the highest", 150, "<="),
+]
+
+
+def sampler_deployment(name: str, namespace: str = NAMESPACE) -> Manifest:
+    """One of many; no pods, which no kubelet would run."""
+    return {
+        "apiVersion": "sampler.dev/v1alpha1",
+        "kind": "SamplerDeployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 0,
+            "model": {"uri": "sim://bench"},
+            "engine": {"sim": {"decodeRate": 64}},
+            "lora": {"maxRank": 16},
+        },
+    }
+
+
+async def create_all(api: KubeApi, count: int) -> list[Manifest]:
+    """The SamplerDeployments, as the API server answers them."""
+    path = "/apis/sampler.dev/v1alpha1/namespaces/{}/samplerdeployments"
+    slots = asyncio.Semaphore(16)
+
+    async def create(number: int) -> Manifest:
+        async with slots:
+            body = sampler_deployment(f"fleet-{number:04d}")
+            answer: Manifest = await api.call("POST", path.format(NAMESPACE), body=body)
+            return answer
+
+    return await asyncio.gather(*(create(number) for number in range(count)))
+
+
+def children_of(sd: Manifest) -> list[Manifest]:
+    """What the operator would write, in another namespace and without an owner there."""
+    parsed = parse(sd)
+    settings = BuildSettings(default_images())
+    template = chosen_template(parsed, {}, settings.images["sim"], LAYOUTS)
+    wanted = desired(parsed, template, AdaptersConfig(), settings)
+    for manifest in wanted:
+        manifest["metadata"] = {**manifest["metadata"], "namespace": PLAIN}
+        del manifest["metadata"]["ownerReferences"]
+    return wanted
+
+
+async def plain_rate(api: KubeApi, manifests: list[Manifest], concurrency: int) -> float:
+    """Child writes per second of a loop that does nothing else."""
+    todo = iter(manifests)
+
+    async def work() -> None:
+        for manifest in todo:
+            kind, meta = manifest["kind"], manifest["metadata"]
+            await api.call(
+                "PATCH",
+                path_of(CHILDREN[kind], meta["namespace"], meta["name"]),
+                query={"fieldManager": "plain", "force": "true", "fieldValidation": "Strict"},
+                body=manifest,
+                content_type=APPLY,
+            )
+
+    started = time.monotonic()
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return len(manifests) / (time.monotonic() - started)
+
+
+async def prepared(server: ApiServer, count: int) -> dict[str, float]:
+    """SamplerDeployments made and the plain loop run: its rate by concurrency."""
+    bench = await KubeApi.connect(str(server.kubeconfig("bench", ("system:masters",))))
+    plain = await KubeApi.connect(str(server.kubeconfig("plain", ("system:masters",))))
+    try:
+        deployments = await create_all(bench, count)
+        manifests = [children_of(sd) for sd in deployments]
+        share = len(manifests) // len(CONCURRENCIES)
+        rates = {}
+        for number, concurrency in enumerate(CONCURRENCIES):
+            part = manifests[number * share : (number + 1) * share]
+            flat = [manifest for children in part for manifest in children]
+            rates[f"plain_{concurrency}_writes_per_s"] = await plain_rate(plain, flat, concurrency)
+        return rates
+    finally:
+        await plain.close()
+        await bench.close()
+
+
+class Operator:
+    """The operator as a process of its own."""
+
+    def __init__(self, server: ApiServer, folder: Path) -> None:
+        self.log = folder / f"operator-{time.monotonic_ns()}.log"
+        command = [
+            *(sys.executable, "-m", "sampler_operator", "run", "--metrics-port", "0"),
+            *("--kubeconfig", str(server.kubeconfig("operator", ("system:masters",)))),
+            *("--resync-seconds", "10", "--log-level", "warning"),
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+
+    def close(self) -> None:
+        """End it and wait."""
+        self.process.terminate()
+        self.process.wait(30)
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def peak_mib(self) -> float:
+        """Most memory that it had resident."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def is_operators(request: Request) -> bool:
+    """Made by the operator's user, its watches apart (they are answered when they end)."""
+    return request.user == "operator" and request.verb not in ("watch", "list")
+
+
+def burst_figures(requests: list[Request], count: int) -> dict[str, float]:
+    """From the audit log of a burst."""
+    writes = [request for request in requests if request.is_write]
+    children = [request for request in writes if request.subresource != "status"]
+    first = min(request.received for request in children)
+    last = max(request.answered for request in children)
+    within = [request for request in writes if first <= request.answered <= last]
+    by_name: dict[str, list[Request]] = defaultdict(list)
+    for request in requests:
+        if request.resource != "events":
+            by_name[fleet_of(request)].append(request)
+    until_current = []
+    counts = []
+    for made in by_name.values():
+        status = next((n for n, r in enumerate(made) if r.subresource == "status"), None)
+        if status is not None:
+            counts.append(status + 1)
+            until_current.append(made[status].answered - first)
+    return {
+        "burst_writes_per_s": len(within) / (last - first),
+        "burst_p99_ms": 1e3 * percentile(until_current, 99),
+        "api_requests_per_create": max(counts) if len(counts) == count else float("nan"),
+    }
+
+
+def fleet_of(request: Request) -> str:
+    """The SamplerDeployment that a request is about: names begin with it."""
+    return request.name[: len("fleet-0000")]
+
+
+def percentile(values: list[float], share: int) -> float:
+    """The value that ``share`` percent of the values do not exceed."""
+    if len(values) < 2:
+        return values[0] if values else float("nan")
+    return statistics.quantiles(values, n=100, method="inclusive")[share - 1]
+
+
+def single_figures(server: ApiServer, audit: Audit, changes: int) -> dict[str, float]:
+    """One change at a time, each followed to its last child."""
+    client = server.client_of("bench", ("system:masters",))
+    path = f"/apis/sampler.dev/v1alpha1/namespaces/{NAMESPACE}/samplerdeployments"
+    taken = []
+    for number in range(changes):
+        name = f"fleet-{number:04d}"
+        audit.read()
+        patch = {"spec": {"rollout": {"drainSeconds": 60 + number % 2}, "enginesPerGPU": 2}}
+        client.patch(f"{path}/{name}", patch)
+        seen: list[Request] = []
+
+        def is_done(seen: list[Request] = seen, name: str = name) -> bool:
+            seen += audit.read()
+            return sum(is_child(request, name) for request in seen) >= 2
+
+        # Deployment and headless Service differ.
+        wait_until(is_done, f"the children of {name} are written", 30)
+        changed = next(r for r in seen if r.user == "bench" and r.verb == "patch")
+        last = max(r.answered for r in seen if is_child(r, name))
+        taken.append(last - changed.answered)
+    return {
+        "single_p99_ms": 1e3 * percentile(taken, 99),
+        "single_p50_ms": 1e3 * percentile(taken, 50),
+    }
+
+
+def is_child(request: Request, name: str) -> bool:
+    """A write of a child of ``name``."""
+    return (
+        is_operators(request)
+        and request.is_write
+        and fleet_of(request) == name
+        and request.subresource != "status"
+    )
+
+
+def settled(audit: Audit, quiet_seconds: float = 4.0, limit: float = 240.0) -> list[Request]:
+    """Wait until the operator has made no request for a while: all it made until then."""
+    made: list[Request] = []
+    quiet_since = started = time.monotonic()
+    while time.monotonic() - quiet_since < quiet_seconds or not made:
+        fresh = audit.read(is_operators)
+        if fresh:
+            made += fresh
+            quiet_since = time.monotonic()
+        if time.monotonic() - started > limit:
+            raise TimeoutError("the operator does not come to rest")
+        time.sleep(0.2)
+    return made
+
+
+@contextmanager
+def control_plane(folder: Path) -> Iterator[tuple[ApiServer, Path]]:
+    """An API server that writes its audit log."""
+    policy, log = folder / "audit-policy.yaml", folder / "audit.log"
+    policy.write_text(yaml.safe_dump(POLICY))
+    options = (
+        f"--audit-policy-file={policy}",
+        f"--audit-log-path={log}",
+        "--audit-log-mode=batch",
+        "--audit-log-batch-max-wait=20ms",
+        "--audit-log-maxsize=2000",
+        "--max-requests-inflight=2000",
+        "--max-mutating-requests-inflight=1000",
+    )
+    (folder / "server").mkdir()
+    with ApiServer(folder / "server", options) as server:
+        yield server, log
+
+
+def measured(count: int, changes: int, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures and baseline."""
+    with control_plane(folder) as (server, log):
+        server.client.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd())
+        for name in (NAMESPACE, PLAIN):
+            server.client.post("/api/v1/namespaces", {"metadata": {"name": name}})
+        path = "/apis/sampler.dev/v1alpha1/samplerdeployments"
+        wait_until(lambda: server.client.exists(path), "the CRD is served", 20)
+        baseline = asyncio.run(prepared(server, count))
+        audit = Audit(log)
+        audit.read()
+        operator = Operator(server, folder)
+        try:
+            figures = burst_figures(settled(audit), count)
+            figures |= single_figures(server, audit, changes)
+            settled_cpu(audit)
+            begun, cpu = time.monotonic(), operator.cpu_seconds()
+            audit.read()
+            time.sleep(IDLE_SECONDS)
+            seconds = time.monotonic() - begun
+            figures["idle_requests_per_s"] = len(audit.read(is_operators)) / seconds
+            figures["idle_cpu_percent"] = 100 * (operator.cpu_seconds() - cpu) / seconds
+            figures["rss_mib"] = operator.peak_mib()
+        finally:
+            operator.close()
+        audit.read()
+        again = Operator(server, folder)
+        try:
+            time.sleep(15)
+            writes = [r for r in audit.read(is_operators) if r.is_write]
+            figures["restart_writes"] = len(writes)
+            figures["rss_mib"] = max(figures["rss_mib"], again.peak_mib())
+        finally:
+            again.close()
+        return figures, baseline
+
+
+def settled_cpu(audit: Audit) -> None:
+    """Let what follows from the changes (status writes) pass."""
+    quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < 4.0:
+        if audit.read(is_operators):
+            quiet_since = time.monotonic()
+        time.sleep(0.2)
+
+
+def main() -> None:
+    """Run it."""
+    parser = arguments(__doc__)
+    parser.add_argument("--count", type=int, default=None, help="SamplerDeployments")
+    given = parser.parse_args()
+    count = given.count or (100 if given.short else 1000)
+    changes = min(count, 20 if given.short else 100)
+    with tempfile.TemporaryDirectory(prefix="sampler-bench-") as folder:
+        figures, baseline = measured(count, changes, Path(folder))
+    best = max(baseline.values())
+    baseline["burst_writes_per_s"] = best
+    ratio = {"burst_over_plain_apply": figures["burst_writes_per_s"] / best}
+    rows: list[Row] = [("burst_over_plain_apply", "ratio", 0.8, ">="), *ROWS]
+    publish(
+        "operator_scale",
+        rows,
+        figures | ratio,
+        baseline,
+        ratio,
+        as_json=given.json,
+        packages=("sampler-operator", "kopf", "kubernetes"),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The operator on Kubernetes: kopf watches, kubernetes.aio writes."""

@@ -1,0 +1,184 @@
+"""``ports.Cluster`` on a real cluster."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from .. import names
+from ..errors import ClusterError, Missing, Refused, Unavailable
+from ..names import Key, Ref
+from ..objects import Manifest, ref_of
+from ..observed import ChildView, child_view
+from ..ports import DeviceRoom, Event
+from ..quantities import as_number
+from .api import APPLY, MERGE, KubeApi
+from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, Resource, path_of
+
+__all__ = ["KubeCluster"]
+
+_EVENTS: Final = Resource("", "v1", "events")
+_CONFLICT: Final = "409"
+_WARNINGS: Final = 20
+
+
+class KubeCluster:
+    """Writes children by server-side apply with one field manager."""
+
+    def __init__(self, api: KubeApi, now: Callable[[], datetime]) -> None:
+        self._api = api
+        self._now = now
+        self._emitted: dict[str, int] = {}
+
+    async def apply(self, manifest: Manifest, *, force: bool = True) -> ChildView:
+        """See ``ports.Cluster``."""
+        ref, meta = ref_of(manifest), manifest["metadata"]
+        query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
+        if force:
+            query["force"] = "true"
+        path = path_of(CHILDREN[ref.kind], meta["namespace"], ref.name)
+        try:
+            answer = await self._api.call(
+                "PATCH", path, query=query, body=manifest, content_type=APPLY
+            )
+        except Refused as error:
+            if error.field == _CONFLICT and not force:
+                raise Refused(
+                    f"{ref} exists already and is not this fleet's: rename the SamplerDeployment,"
+                    f" or delete it ({error.message})",
+                    "metadata.name",
+                ) from None
+            if error.field == _CONFLICT:
+                raise Unavailable(error.message) from None
+            raise Refused(f"{ref}: {error.message}") from None
+        except Missing as error:
+            raise Missing(f"{ref}: the cluster has no {ref.kind}: {error.message}") from None
+        return child_view(answer)
+
+    async def delete(self, key: Key, ref: Ref) -> None:
+        """See ``ports.Cluster``."""
+        path = path_of(CHILDREN[ref.kind], key.namespace, ref.name)
+        try:
+            await self._api.call("DELETE", path, query={"propagationPolicy": "Background"})
+        except Missing:
+            return
+
+    async def patch_status(self, key: Key, uid: str, status: Manifest) -> Manifest:
+        """See ``ports.Cluster``. The uid keeps the status of a former object from a new one."""
+        path = path_of(SAMPLER_DEPLOYMENTS, key.namespace, key.name) + "/status"
+        body = {"metadata": {"uid": uid}, "status": _with_nulls(status)}
+        answer: Manifest = await self._api.call(
+            "PATCH",
+            path,
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=body,
+            content_type=MERGE,
+        )
+        return answer
+
+    async def annotate_pod(self, key: Key, pod: str, annotations: Mapping[str, str]) -> None:
+        """See ``ports.Cluster``."""
+        path = path_of(PODS, key.namespace, pod)
+        body = {"metadata": {"annotations": dict(annotations)}}
+        try:
+            await self._api.call("PATCH", path, body=body, content_type=MERGE)
+        except Missing:
+            return
+
+    async def emit(self, sd: Manifest, event: Event) -> None:
+        """See ``ports.Cluster``: equal events are one object with a count."""
+        meta = sd["metadata"]
+        said = f"{meta['uid']} {event.kind} {event.reason} {event.message}"
+        name = f"{meta['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+        now = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = path_of(_EVENTS, meta["namespace"], name)
+        count = self._emitted.get(name, 0) + 1
+        if count > 1:
+            patch = {"count": count, "lastTimestamp": now}
+            try:
+                await self._api.call("PATCH", path, body=patch, content_type=MERGE)
+            except Missing:
+                count = 1  # the event has expired
+        if count == 1:
+            await self._create_event(sd, event, name, now)
+        self._emitted[name] = count
+
+    async def _create_event(self, sd: Manifest, event: Event, name: str, now: str) -> None:
+        meta = sd["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": meta["name"],
+                "namespace": meta["namespace"],
+                "uid": meta["uid"],
+            },
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "count": 1,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "source": {"component": names.FIELD_MANAGER},
+            "reportingComponent": names.FIELD_MANAGER,
+            "reportingInstance": names.FIELD_MANAGER,
+        }
+        try:
+            await self._api.call("POST", path_of(_EVENTS, meta["namespace"]), body=body)
+        except Refused as error:
+            if error.field != _CONFLICT:
+                raise
+            path = path_of(_EVENTS, meta["namespace"], name)
+            patch = {"count": 2, "lastTimestamp": now}
+            await self._api.call("PATCH", path, body=patch, content_type=MERGE)
+
+    async def pod_warnings(self, key: Key, uid: str) -> list[Event]:
+        """See ``ports.Cluster``."""
+        query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": str(_WARNINGS)}
+        answer = await self._api.call("GET", path_of(_EVENTS, key.namespace), query=query)
+        found = sorted(answer["items"], key=_time_of, reverse=True)
+        return [
+            Event("Warning", str(item.get("reason", "")), str(item.get("message", "")))
+            for item in found
+        ]
+
+    async def device_room(self, resource: str) -> DeviceRoom | None:
+        """See ``ports.Cluster``. Reads all nodes and pods: asked for only while a pod waits."""
+        try:
+            nodes = await self._api.call("GET", "/api/v1/nodes", query={"resourceVersion": "0"})
+            pods = await self._api.call("GET", "/api/v1/pods", query={"resourceVersion": "0"})
+        except ClusterError:
+            return None
+        taken: dict[str, int] = {}
+        for pod in pods["items"]:
+            node = pod["spec"].get("nodeName")
+            if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+                taken[node] = taken.get(node, 0) + _devices(pod, resource)
+        largest = free = 0
+        for node in nodes["items"]:
+            if node["spec"].get("unschedulable"):
+                continue
+            has = int(as_number(node.get("status", {}).get("allocatable", {}).get(resource, 0)))
+            largest = max(largest, has)
+            free = max(free, has - taken.get(node["metadata"]["name"], 0))
+        return DeviceRoom(largest, free)
+
+
+def _with_nulls(status: Manifest) -> Manifest:
+    """A merge patch deletes what is null; fields that a status may lose are said."""
+    optional = ("image", "engine", "adapters", "bases", "adaptersSummary")
+    return {**dict.fromkeys(optional), **status}
+
+
+def _time_of(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
+def _devices(pod: Mapping[str, Any], resource: str) -> int:
+    return sum(
+        int(as_number((c.get("resources") or {}).get("requests", {}).get(resource, 0)))
+        for c in pod["spec"].get("containers") or ()
+    )

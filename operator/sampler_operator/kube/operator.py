@@ -1,0 +1,136 @@
+"""One operator process: connects, builds the parts, runs until it is told to stop."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
+
+from .. import names
+from ..errors import Denied, Missing, OperatorError
+from ..metrics import OperatorMetrics
+from ..plan import BuildSettings
+from ..reconciler import Reconciler
+from ..replica_http import HttpReplicas
+from ..reporter import Reporter
+from ..settings import OperatorConfig
+from ..workqueue import WorkQueue
+from .api import KubeApi
+from .cluster import KubeCluster
+from .handlers import operator_settings, register
+from .resources import SAMPLER_DEPLOYMENTS
+from .view import KubeView
+
+__all__ = ["KubeOperator"]
+
+log = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class KubeOperator:
+    """The parts of an operator, and its life. Tests hand in a ``build`` of their own."""
+
+    def __init__(
+        self,
+        config: OperatorConfig,
+        build: BuildSettings | None = None,
+        registry: CollectorRegistry | None = None,
+        wrap: Callable[[KubeCluster], Any] = lambda cluster: cluster,
+    ) -> None:
+        self._config = config
+        self._build = build or BuildSettings(config.images, config.own_namespace)
+        self._wrap = wrap
+        self.metrics = OperatorMetrics(registry if registry is not None else REGISTRY)
+        self.view = KubeView()
+        self.ready = asyncio.Event()
+        """The indices are complete, and passes run."""
+        self.stop = asyncio.Event()
+        """Set it to end the operator."""
+        self.queue: WorkQueue
+        self.api: KubeApi
+
+    async def run(self) -> None:
+        """Until ``stop``, SIGTERM or SIGINT. Raises OperatorError when it cannot begin."""
+        config = self._config
+        self.api = await KubeApi.connect(config.kubeconfig)
+        replicas = HttpReplicas()
+        try:
+            await self._check()
+            cluster = self._wrap(KubeCluster(self.api, _now))
+            reporter = Reporter(replicas, lambda key: self.queue.add(key))
+            reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
+            self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
+            self.metrics.queue_depth = lambda: len(self.queue)
+            try:
+                await self._watch()
+            finally:
+                await reporter.close()
+        finally:
+            await replicas.close()
+            await self.api.close()
+
+    async def _check(self) -> None:
+        """Without the CRD or the right to list there is nothing to do."""
+        namespaces = self._config.namespaces or ("",)
+        for namespace in namespaces:
+            scope = f"/namespaces/{namespace}" if namespace else ""
+            path = f"{SAMPLER_DEPLOYMENTS.api}{scope}/{SAMPLER_DEPLOYMENTS.plural}"
+            try:
+                await self.api.call("GET", path, query={"limit": "1"})
+            except Missing:
+                raise Missing(
+                    f"the cluster has no {names.PLURAL}.{names.GROUP}: apply the CRD first (it is"
+                    " part of the chart and of manifests/install.yaml)"
+                ) from None
+            except Denied as error:
+                hint = "" if namespace else "; with rights in single namespaces use --namespace"
+                raise Denied(f"{error.message}{hint}") from None
+
+    async def _watch(self) -> None:
+        config = self._config
+        registry = kopf.OperatorRegistry()
+        register(registry, self.view, self.queue.add, self._login, self.ready.set)
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(self.queue.run()),
+                group.create_task(self._resync()),
+            ]
+            await kopf.operator(
+                registry=registry,
+                settings=operator_settings(bool(config.namespaces)),
+                standalone=True,
+                clusterwide=not config.namespaces,
+                namespaces=config.namespaces,
+                stop_flag=self.stop,
+            )
+            for helper in helpers:
+                helper.cancel()
+
+    def _login(self, **arguments: Any) -> Any:
+        if self._config.kubeconfig is None:
+            found = kopf.login_with_service_account(**arguments)
+            if found is not None:
+                return found
+        return kopf.login_with_kubeconfig(**arguments)
+
+    async def _resync(self) -> None:
+        """Level, not edge: what an event has not told, a look at everything does."""
+        await self.ready.wait()
+        while True:
+            await asyncio.sleep(self._config.resync_seconds)
+            for key in self.view.all_keys():
+                self.queue.add(key)
+
+
+def serve_metrics(port: int) -> None:
+    """Prometheus' page on a port of its own."""
+    try:
+        start_http_server(port)
+    except OSError as error:
+        raise OperatorError(f"--metrics-port {port}: {error.strerror}") from None

@@ -1,0 +1,219 @@
+"""One pass over one SamplerDeployment: gather, decide, act. It may run at any time, any number of
+times; two passes without news in between write nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sampler_api.fleet import AdaptersConfig
+
+from . import names
+from .adapter_plan import adapters_config
+from .errors import ClusterError, InvalidSpec, Missing
+from .metrics import OperatorMetrics
+from .names import Key
+from .objects import Manifest, ref_of
+from .observed import Observed
+from .plan import BuildSettings, Plan, planned
+from .ports import Cluster, DeviceRoom, Event, View
+from .reporter import Reporter
+from .reports import Report
+from .spec import SamplerDeployment
+from .spec.parse import parse
+from .status import Situation, events, invalid_status, is_same_status, state_of, status
+from .trouble import is_stuck, seconds_until_stuck, wants_room
+
+__all__ = ["Reconciler"]
+
+log = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 1.0
+_TROUBLE_SECONDS = 10.0
+
+
+class Reconciler:
+    """Passes of one operator. ``now`` gives the time of day, with its zone."""
+
+    def __init__(
+        self,
+        view: View,
+        cluster: Cluster,
+        reporter: Reporter,
+        settings: BuildSettings,
+        now: Callable[[], datetime],
+        metrics: OperatorMetrics,
+    ) -> None:
+        self._view = view
+        self._cluster = cluster
+        self._reporter = reporter
+        self._settings = settings
+        self._now = now
+        self._metrics = metrics
+        self._status_written: dict[Key, tuple[int, datetime]] = {}
+        self._rooms: dict[str, tuple[datetime, DeviceRoom | None]] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; the seconds after which to look again, if needed. Raises Unavailable."""
+        observed = self._view.observed(key)
+        if observed is None:
+            self._forget(key)
+            return None
+        if observed.sd["metadata"].get("deletionTimestamp"):
+            return None  # the children go with their owner
+        now = self._now()
+        try:
+            sd = parse(observed.sd)
+        except InvalidSpec as error:
+            return await self._write_status(key, observed, invalid_status(observed, error, now), ())
+        reports = self._reporter.reports(key, observed.pods)
+        warnings = await self._warnings(key, observed, now)
+        room = await self._room(sd, observed, now)
+
+        config = adapters_config(sd, observed.pods, reports, _known_bases(observed.sd))
+        plan = planned(sd, observed, config, self._settings)
+
+        failures = await self._act(key, observed, plan)
+        self._reporter.expect(key, observed.pods, config.declared_hash)
+        await self._nudge(key, observed, reports, config)
+        observed = self._view.observed(key) or observed
+        situation = Situation(
+            observed=observed,
+            plan=plan,
+            config=config,
+            reports=reports,
+            warnings=warnings,
+            room=room,
+            failures=failures,
+        )
+        again = await self._write_status(key, observed, status(sd, situation, now), plan.details)
+        for failure in failures:
+            if failure.retryable:
+                raise failure
+        looks = [seconds_until_stuck(pod, now) for pod in observed.pods]
+        looks += [again, _TROUBLE_SECONDS if warnings or room or failures else None]
+        return min((look for look in looks if look is not None), default=None)
+
+    def _forget(self, key: Key) -> None:
+        self._reporter.forget(key)
+        self._status_written.pop(key, None)
+        self._metrics.states.pop(key, None)
+
+    # -- gather ------------------------------------------------------------------------------------
+
+    async def _warnings(
+        self, key: Key, observed: Observed, now: datetime
+    ) -> Mapping[str, tuple[Event, ...]]:
+        found: dict[str, tuple[Event, ...]] = {}
+        for pod in observed.pods:
+            if is_stuck(pod, now):
+                try:
+                    found[pod.name] = tuple(await self._cluster.pod_warnings(key, pod.uid))
+                except ClusterError as error:
+                    self._metrics.failed(error)
+                    log.warning("%s: events of pod %s: %s", key, pod.name, error)
+        return found
+
+    async def _room(
+        self, sd: SamplerDeployment, observed: Observed, now: datetime
+    ) -> DeviceRoom | None:
+        if not any(wants_room(pod, sd) for pod in observed.pods):
+            return None
+        resource = sd.spec.gpu.resource_name
+        known = self._rooms.get(resource)
+        if known is None or (now - known[0]).total_seconds() >= _TROUBLE_SECONDS:
+            known = self._rooms[resource] = now, await self._cluster.device_room(resource)
+        return known[1]
+
+    # -- act ---------------------------------------------------------------------------------------
+
+    async def _act(self, key: Key, observed: Observed, plan: Plan) -> tuple[ClusterError, ...]:
+        for detail in plan.details:
+            log.info("%s: %s", key, detail)
+        results = await asyncio.gather(
+            *(
+                self._apply(key, manifest, ref_of(manifest) in observed.children)
+                for manifest in plan.applies
+            ),
+            *(self._delete(key, ref) for ref in plan.deletes),
+        )
+        return tuple(error for error in results if error is not None)
+
+    async def _apply(self, key: Key, manifest: Manifest, exists: bool) -> ClusterError | None:
+        try:
+            child = await self._cluster.apply(manifest, force=exists)
+        except ClusterError as error:
+            self._metrics.failed(error)
+            return error
+        self._view.wrote(key, child)
+        self._metrics.wrote(child.ref.kind, "apply")
+        return None
+
+    async def _delete(self, key: Key, ref: names.Ref) -> ClusterError | None:
+        try:
+            await self._cluster.delete(key, ref)
+        except ClusterError as error:
+            self._metrics.failed(error)
+            return error
+        self._metrics.wrote(ref.kind, "delete")
+        return None
+
+    async def _nudge(
+        self,
+        key: Key,
+        observed: Observed,
+        reports: Mapping[str, Report],
+        config: AdaptersConfig,
+    ) -> None:
+        """Touch the pods that have not taken in the adapters: their mount is refreshed at once."""
+        wanted = config.declared_hash
+        for pod in observed.pods:
+            report = reports.get(pod.name)
+            if pod.is_leaving or report is None or report.status is None:
+                continue
+            if wanted in (pod.adapters_hash, report.status.adapters_hash):
+                continue
+            try:
+                await self._cluster.annotate_pod(key, pod.name, {names.ADAPTERS_HASH: wanted})
+                self._metrics.wrote("Pod", "annotate")
+            except ClusterError as error:
+                # The mount is refreshed without it too, some seconds later.
+                self._metrics.failed(error)
+                log.warning("%s: pod %s was not annotated: %s", key, pod.name, error)
+
+    async def _write_status(
+        self, key: Key, observed: Observed, new: Manifest, details: tuple[str, ...]
+    ) -> float | None:
+        """Write the status if it differs, not more often than once a second for one generation."""
+        self._metrics.states[key] = state_of(new)
+        old: Manifest = observed.sd.get("status") or {}
+        if is_same_status(old, new):
+            return None
+        meta, now = observed.sd["metadata"], self._now()
+        generation: int = meta.get("generation", 0)
+        last = self._status_written.get(key)
+        if last is not None and last[0] == generation:
+            wait = _STATUS_SECONDS - (now - last[1]).total_seconds()
+            if wait > 0:
+                return wait
+        try:
+            written = await self._cluster.patch_status(key, meta["uid"], new)
+        except Missing:
+            return None  # deleted meanwhile
+        self._status_written[key] = generation, now
+        self._view.wrote_sd(key, written)
+        self._metrics.wrote(names.KIND, "status")
+        for event in events(old, new, details):
+            try:
+                await self._cluster.emit(observed.sd, event)
+            except ClusterError as error:
+                self._metrics.failed(error)
+                log.warning("%s: event %s was not recorded: %s", key, event.reason, error)
+        return None
+
+
+def _known_bases(sd: Manifest) -> dict[str, str]:
+    recorded: list[dict[str, Any]] = (sd.get("status") or {}).get("bases") or []
+    return {base["template"]: base["digest"] for base in recorded}

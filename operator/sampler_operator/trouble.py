@@ -1,0 +1,54 @@
+"""When a pass has to look further than the watches show: events of a pod, room for devices."""
+
+from datetime import UTC, datetime
+
+from .observed import PodView
+from .spec import SamplerDeployment
+
+__all__ = ["CREATING_SECONDS", "age_seconds", "is_stuck", "seconds_until_stuck", "wants_room"]
+
+CREATING_SECONDS = 20.0
+"""A pod whose containers are created for longer than this has a problem that only events tell."""
+
+
+def age_seconds(pod: PodView, now: datetime) -> float:
+    """Seconds since the pod was created."""
+    try:
+        created = datetime.fromisoformat(pod.created)
+    except ValueError:
+        return 0.0
+    if created.tzinfo is None:
+        created = created.replace(tzinfo=UTC)
+    return (now - created).total_seconds()
+
+
+def _is_creating(pod: PodView) -> bool:
+    if pod.is_leaving or pod.phase != "Pending" or not pod.node:
+        return False
+    return not pod.containers or any(
+        c.waiting_reason in ("ContainerCreating", "PodInitializing") for c in pod.containers
+    )
+
+
+def is_stuck(pod: PodView, now: datetime) -> bool:
+    """The kubelet works on it for suspiciously long."""
+    return _is_creating(pod) and age_seconds(pod, now) > CREATING_SECONDS
+
+
+def seconds_until_stuck(pod: PodView, now: datetime) -> float | None:
+    """When to look at it again, if nothing happens before."""
+    if not _is_creating(pod) or is_stuck(pod, now):
+        return None
+    return CREATING_SECONDS - age_seconds(pod, now) + 0.5
+
+
+def wants_room(pod: PodView, sd: SamplerDeployment) -> bool:
+    """The scheduler found no node with enough of the fleet's devices."""
+    scheduled = pod.conditions.get("PodScheduled")
+    return (
+        sd.spec.gpu_count > 0
+        and not pod.is_leaving
+        and scheduled is not None
+        and scheduled.status == "False"
+        and sd.spec.gpu.resource_name in scheduled.message
+    )

@@ -27,7 +27,6 @@ from sampler_api.frames import (
     LENGTH,
     RUNNING,
     STOP,
-    CancelId,
     Detail,
     ServerFrame,
 )
@@ -38,6 +37,7 @@ from sampler_core.groups import ChildWork, Group, PromptScores
 from .backlog import Backlog
 from .balancer import Order, pick
 from .endings import close_segment, count_death, end_if_complete, error_of, note_error
+from .leftovers import Leftovers, attempt_of
 from .placement import Takers
 from .quarantine import Quarantine, is_suspect
 from .replica import Replica
@@ -66,7 +66,7 @@ class Dispatcher:
         self._takers = Takers()
         self._next_seq = 0
         self._expected = _EXPECTED_TOKENS
-        self._stale: dict[str, tuple[str, list[CancelId]]] = {}
+        self._leftovers = Leftovers()
         self._unserved_since: dict[str, int] = {}
         self._is_closed = False
 
@@ -208,15 +208,13 @@ class Dispatcher:
         incarnation."""
         self.replicas[replica.url] = replica
         replica.is_connected = True
-        incarnation, stale = self._stale.pop(replica.url, ("", []))
-        if incarnation == replica.incarnation:
-            replica.forget(stale)
+        replica.forget(self._leftovers.take(replica.url, replica.incarnation))
         for child in lost:
             if child.flag == RUNNING:
                 child.seen = self.ticks
                 replica.join(child)
             else:
-                replica.forget([_id(child)])
+                replica.forget([attempt_of(child)])
         self.pump()
 
     def disconnected(self, replica: Replica) -> list[ChildWork]:
@@ -230,10 +228,7 @@ class Dispatcher:
         if self.replicas.get(replica.url) is replica and not replica.is_connected:
             del self.replicas[replica.url]
         # Should the process live after all, it is told when it is reached again.
-        incarnation, stale = self._stale.get(replica.url, ("", []))
-        known = stale if incarnation == replica.incarnation else []
-        stale = [*known, *map(_id, children)]
-        self._stale[replica.url] = replica.incarnation, stale
+        self._leftovers.add(replica.url, replica.incarnation, children)
         early = self._ticks_of(_EARLY_DEATH_SECONDS)
         going: list[ChildWork] = []
         for child in children:
@@ -248,7 +243,7 @@ class Dispatcher:
     def forget(self, url: str) -> None:
         """An endpoint has left the fleet."""
         self.replicas.pop(url, None)
-        self._stale.pop(url, None)
+        self._leftovers.forget(url)
         self.pump()
 
     def frame(self, replica: Replica, data: bytes) -> None:
@@ -415,7 +410,3 @@ class Dispatcher:
         for child in running:
             child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)
-
-
-def _id(child: ChildWork) -> CancelId:
-    return CancelId(child.group.seq, child.k, child.attempt)

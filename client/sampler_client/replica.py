@@ -64,7 +64,13 @@ class Replica:
     @property
     def is_usable(self) -> bool:
         """New work may go there."""
-        return self.is_admitting and self.reserved_for is None
+        # Asked of every replica at every frame: cheaper than by way of is_admitting.
+        return (
+            self.is_connected
+            and not self.is_draining
+            and self.reserved_for is None
+            and not self.backoff.is_resting
+        )
 
     @property
     def is_admitting(self) -> bool:

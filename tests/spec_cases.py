@@ -183,7 +183,7 @@ VALID: Final[dict[str, Spec]] = {
             "sim": {
                 "maxModelLen": 64,
                 "maxNumSeqs": 4,
-                "extraArgs": [],
+                "extraArgs": ["--a"],
                 "maxKvTokens": 4096,
                 "prefillRate": 1000.5,
                 "decodeRate": 50,
@@ -531,7 +531,7 @@ INVALID: Final = (
         {"tolerations": [{"effect": "NoWay"}]},
         "spec.tolerations[0].effect",
     ),
-    _Case("tolerations are a list", {"tolerations": {"key": "a"}}, "spec.tolerations"),
+    _Case("tolerations are a list", {"tolerations": "gpu"}, "spec.tolerations"),
     _Case("tolerations are bounded", {"tolerations": [{"key": "a"}] * 65}, "spec.tolerations"),
     _Case("an affinity is a mapping", {"affinity": ["zone"]}, "spec.affinity"),
     _Case(
@@ -594,7 +594,7 @@ INVALID: Final = (
     ),
     _Case(
         "peers are a list",
-        {"networkPolicy": {"from": {"podSelector": {}}}},
+        {"networkPolicy": {"from": "all"}},
         "spec.networkPolicy.from",
     ),
     # Names

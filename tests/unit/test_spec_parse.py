@@ -38,7 +38,9 @@ def models(model: type[SpecModel] = SpecModel) -> set[type[SpecModel]]:
 
 def test_every_rule_has_an_invalid_spec() -> None:
     told = {problem(case.manifest).message for case in INVALID}
-    rules: set[Rule] = {rule for model in models() for rule in model.rules}
+    # Other tests make models of their own.
+    ours = {model for model in models() if model.__module__.startswith("sampler_operator.")}
+    rules: set[Rule] = {rule for model in ours for rule in model.rules}
     assert {rule for rule in rules if not any(rule.message in text for text in told)} == set()
     assert len(rules) > 15
 

@@ -86,12 +86,16 @@ FIELDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "x-kubernetes-list-type": "atomic",
         },
     ),
-    "a list with keys is merged by them": (
+    "a list with keys is merged by them, and has no defaults inside": (
         tuple[Part, ...],
         Field(default=(), json_schema_extra={"x-kubernetes-list-map-keys": ["size"]}),
         {
             "type": "array",
-            "items": {"type": "object", "description": "A part.", "properties": {"size": SIZE}},
+            "items": {
+                "type": "object",
+                "description": "A part.",
+                "properties": {"size": {"type": "integer"}},
+            },
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["size"],
         },

@@ -65,7 +65,9 @@ def structural(model: type[SpecModel]) -> Schema:
 
     A default is kept if it says something: not null, an empty list, or an object below which
     nothing has a default. A default object with content is the operator's alone: the API server
-    would write it down, and merge it with the member of a union that a later apply names.
+    would write it down, and merge it with the member of a union that a later apply names. Defaults
+    inside lists are too: ``kubectl apply`` and GitOps tools compare lists as a whole, and would see
+    a difference for ever.
     """
     source = model.model_json_schema(schema_generator=_WithRules)
     return _Converter(source.get("$defs", {})).node(source, model.__name__, ())
@@ -155,7 +157,7 @@ class _Converter:
             return
         if "items" not in given:
             raise NotStructural(f"{path}: a list needs one type of items")
-        made["items"] = self.node(given["items"], f"{path}[]", inside)
+        made["items"] = _without_defaults(self.node(given["items"], f"{path}[]", inside))
         keys = given.get(_MAP_KEYS)
         made["x-kubernetes-list-type"] = "map" if keys else "atomic"
         if keys:
@@ -171,6 +173,14 @@ def _without_null(choices: list[Schema], path: str) -> Schema:
             " wants one"
         )
     return others[0]
+
+
+def _without_defaults(node: Schema) -> Schema:
+    made = {key: value for key, value in node.items() if key != "default"}
+    if "properties" in made:
+        parts = made["properties"].items()
+        made["properties"] = {name: _without_defaults(part) for name, part in parts}
+    return made
 
 
 def _says_something(default: object, node: Schema) -> bool:

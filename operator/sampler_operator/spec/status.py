@@ -39,7 +39,7 @@ class AdapterStatus(SpecModel):
     """Digest of the revision, once a replica has read it."""
     replicas: int = Field(ge=0)
     """Replicas that hold it."""
-    message: str | None = Field(default=None, max_length=4096)
+    message: str | None = Field(default=None, max_length=32768)
     """Why replicas do not hold it."""
 
 
@@ -71,7 +71,7 @@ class SamplerDeploymentStatus(SpecModel):
     """Declared adapters that every replica holds, of all that are declared: 2/3."""
     engine: str | None = Field(default=None, max_length=64)
     """The engine."""
-    image: str | None = Field(default=None, max_length=512)
+    image: str | None = Field(default=None, max_length=1024)
     """The container image."""
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=32, json_schema_extra={"x-kubernetes-list-map-keys": ["type"]}
@@ -79,5 +79,5 @@ class SamplerDeploymentStatus(SpecModel):
     """Claims about the fleet. 'UpToDate' is what to wait for after a change."""
     adapters: tuple[AdapterStatus, ...] = Field(default=(), max_length=1024)
     """Revisions of declared adapters."""
-    bases: tuple[BaseStatus, ...] = Field(default=(), max_length=64)
+    bases: tuple[BaseStatus, ...] = Field(default=(), max_length=1024)
     """Base models that were recorded, by pod template."""

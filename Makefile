@@ -16,10 +16,11 @@ venv: $(SETUP) ## make .venv (every target below does it by itself; PYTHON=… c
 $(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh
 	@scripts/setup_venv.sh
 
-generate: $(SETUP) ## write what is made from the code: the CRD
+generate: $(SETUP) ## write what is made from the code: the CRD, parts of the chart, manifests/install.yaml
 	@mkdir -p .cache manifests/crd
 	@.venv/bin/python -m sampler_operator.schema > .cache/crd.yaml
 	@mv .cache/crd.yaml manifests/crd/samplerdeployments.yaml
+	@.venv/bin/python -m scripts.generate_chart
 
 check: $(SETUP) ## lint, format, types, import contracts (about 1 minute)
 	.venv/bin/ruff check

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import serve, version
+from . import down, serve, status, up, version
 
 __all__ = ["app"]
 
@@ -40,6 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("up")(up.up)
+app.command("status")(status.status)
+app.command("down")(down.down)
 app.command("version")(version.version)
 
 

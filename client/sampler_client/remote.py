@@ -20,8 +20,9 @@ __all__ = ["RemoteSampler"]
 class RemoteSampler(SamplerBase):
     """Samples from the replicas of a fleet, and goes on when some of them leave.
 
-    ``endpoints``: ``"http://host:8001,http://host:8002"``. ``token`` is sent as a bearer token
-    (default: the environment variable ``SAMPLER_TOKEN``). Further keywords are the fields of
+    ``endpoints``: ``"http://host:8001,http://host:8002"``, or ``"local://NAME"`` for a fleet of
+    ``sampler up``. ``token`` is sent as a bearer token (default: the environment variable
+    ``SAMPLER_TOKEN``). Further keywords are the fields of
     :class:`~sampler_client.settings.ClientSettings`. Nothing connects before the first use; a
     pickled copy and a forked child connect anew.
     """

@@ -196,7 +196,7 @@ class Worker:
             for replica in self.dispatcher.tick():
                 log.warning("%s: no sign of life, reconnecting", replica.url)
                 self._connections[replica.url][0].abort()
-            if self.card is None and self._connections:
+            if self.card is None:
                 self._judge_refusals()
             for connection, _ in self._connections.values():
                 connection.wake()
@@ -205,13 +205,14 @@ class Worker:
         refusals = self._refusals
         patience = self._settings.first_reply_timeout / self._settings.tick
         reasons = "; ".join(str(error) for error in refusals.values())
-        if len(refusals) == len(self._connections):
+        if refusals and len(refusals) == len(self._connections):
             first = next(iter(refusals.values()))
             if all(isinstance(error, _HOPELESS) for error in refusals.values()):
                 self._give_up(type(first)(reasons))
                 return
         if self.dispatcher.ticks > patience:
-            self._give_up(NoReplica(f"no replica of {self._discovery.description}: {reasons}"))
+            told = f"no replica of {self._discovery.description}: {reasons}"
+            self._give_up(NoReplica(told.removesuffix(": ")))
 
     def _give_up(self, error: SamplerError) -> None:
         if self.card is None:

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from sampler_api.errors import InvalidRequest
+from sampler_api.local_state import LOCAL_SCHEME
 
 __all__ = ["Discovery", "Endpoint", "discovery_of"]
 
@@ -29,8 +30,10 @@ class Endpoint(msgspec.Struct, frozen=True, order=True):
 class Discovery(Protocol):
     """Watches the endpoints of one fleet."""
 
-    description: str
-    """What the user wrote, for messages."""
+    @property
+    def description(self) -> str:
+        """What the user wrote, for messages."""
+        ...
 
     def watch(self) -> AsyncIterator[frozenset[Endpoint]]:
         """Yield the whole set at once, then again whenever it changes."""
@@ -38,7 +41,8 @@ class Discovery(Protocol):
 
 
 def discovery_of(target: str) -> Discovery:
-    """The discovery for what a user wrote: ``"http://host:8001,http://host:8002"``.
+    """The discovery for what a user wrote: ``"http://host:8001,http://host:8002"``, or
+    ``"local://NAME"`` for a fleet of ``sampler up``.
 
     Raises InvalidRequest for a scheme that is not known.
     """
@@ -47,7 +51,12 @@ def discovery_of(target: str) -> Discovery:
     first = target.strip().partition("://")[0] if "://" in target else "http"
     if first in ("http", "https"):
         return StaticDiscovery(target)
+    if first == LOCAL_SCHEME:
+        from .local import LocalDiscovery
+
+        return LocalDiscovery(target)
     raise InvalidRequest(
-        f"endpoints: unknown scheme {first!r}; give http://host:port, several separated by commas",
+        f"endpoints: unknown scheme {first!r}; give http://host:port, several separated by commas,"
+        " or local://NAME",
         "endpoints",
     )

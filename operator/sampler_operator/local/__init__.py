@@ -1,0 +1,1 @@
+"""Fleets on one machine: the operator's own decisions, with processes in the place of pods."""

@@ -1,0 +1,67 @@
+"""What the command line gives in place of what only a cluster has: claims, secrets, a model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from ..errors import InvalidSpec
+
+__all__ = ["Places", "directory", "pairs"]
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Directories of this machine by the names that a spec uses."""
+
+    volumes: dict[str, str] = {}
+    """By claim; a volume that has no claim goes by its own name."""
+    secrets: dict[str, str] = {}
+    """By Secret: a directory with a file for each key."""
+    model_path: str | None = None
+    """The model, in place of ``model.uri``."""
+
+    def over(self, former: "Places") -> "Places":
+        """These, and of the former ones what is not given anew."""
+        return Places(
+            {**former.volumes, **self.volumes},
+            {**former.secrets, **self.secrets},
+            self.model_path or former.model_path,
+        )
+
+    def volume(self, name: str, field: str) -> str:
+        """Where a claim or volume is. Raises InvalidSpec, which prints the flag."""
+        if name not in self.volumes:
+            raise InvalidSpec(
+                f"{field}: volume {name!r} is in no cluster here; add --volume {name}=DIRECTORY",
+                field,
+            )
+        return self.volumes[name]
+
+    def secret(self, name: str, field: str) -> str:
+        """Where a Secret is. Raises InvalidSpec, which prints the flag."""
+        if name not in self.secrets:
+            raise InvalidSpec(
+                f"{field}: there is no Secret {name!r} here; add --secret {name}=DIRECTORY, which"
+                " holds one file for each of its keys",
+                field,
+            )
+        return self.secrets[name]
+
+
+def pairs(words: Iterable[str], option: str) -> dict[str, str]:
+    """``NAME=DIRECTORY`` words as a mapping to absolute paths. Raises InvalidSpec."""
+    found = {}
+    for word in words:
+        name, _, path = word.partition("=")
+        if not name or not path:
+            raise InvalidSpec(f"{option}: {word!r} must be NAME=DIRECTORY", option)
+        found[name] = directory(path, option)
+    return found
+
+
+def directory(path: str, option: str) -> str:
+    """The absolute path of a directory that exists. Raises InvalidSpec."""
+    absolute = Path(path).expanduser().absolute()
+    if not absolute.is_dir():
+        raise InvalidSpec(f"{option}: there is no directory {path!r}", option)
+    return str(absolute)

@@ -100,7 +100,7 @@ def launch(options: ServeOptions) -> int:
             # Both could be bound, and only one of them would ever listen.
             raise _wrong("manage_port", f"must be another port than --port {options.port}")
         if options.engines > 1:
-            return _several(options)
+            return _several(options, settings)
         return _one(options, settings, parts or _torch(options))
     except InvalidRequest as error:
         report_end(f"sampler serve: {error.message}")
@@ -148,25 +148,36 @@ def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -
         )
 
 
-def _several(options: ServeOptions) -> int:
-    from sampler_server.supervisor import engine_ports, supervise
+def _several(options: ServeOptions, settings: "ServeSettings") -> int:
+    from sampler_server.supervisor import LOOPBACK, engine_ports, supervise
 
-    for name in ("port", "manage_port"):
-        if getattr(options, name) + options.engines - 1 > _LAST_PORT:
-            raise _wrong(name, f"{options.engines} engines from there on exceed port {_LAST_PORT}")
-    if abs(options.port - options.manage_port) < options.engines and options.port:
-        raise _wrong("manage_port", "overlaps the data ports of the engines")
+    count = options.engines
+    # The pod's management port, and those of its engines behind it.
+    data, manage = range(options.port, options.port + count), options.manage_port
+    for name, last in (("port", data[-1]), ("manage_port", manage + count)):
+        if last > _LAST_PORT:
+            raise _wrong(name, f"{count} engines from there on exceed port {_LAST_PORT}")
+    if options.port and manage and manage <= data[-1] and options.port <= manage + count:
+        raise _wrong(
+            "manage_port", f"{manage} to {manage + count} overlap the data ports of the engines"
+        )
     engines = engine_ports(options.engines, options.host, options.port, options.manage_port)
     arguments = sys.argv[1:]
 
     def command(ports: "EnginePorts") -> list[str]:
         # The last of a repeated option counts.
         own = ["--engines", "1", "--port", str(ports.port), "--manage-port", str(ports.manage_port)]
+        own += ["--manage-host", LOOPBACK]
+        if options.adapter_store is not None:
+            # One process owns a store.
+            store = options.adapter_store / f"engine-{engines.index(ports)}"
+            store.mkdir(exist_ok=True)
+            own += ["--adapter-store", str(store)]
         own += [word for sibling in ports.siblings for word in ("--sibling", str(sibling))]
         return [sys.executable, "-m", "sampler_cli.main", *arguments, *own, "--announce"]
 
     chooses = 0 in (options.port, options.manage_port)
-    return supervise(engines, command, announce=chooses or options.announce)
+    return supervise(engines, command, settings, announce=chooses or options.announce)
 
 
 def _settings(options: ServeOptions) -> "ServeSettings":

@@ -60,7 +60,7 @@ def serve(
         str | None, typer.Option(help="Address of the management port.", show_default="--host")
     ] = None,
     engines: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes, on consecutive ports.")
+        int, typer.Option(min=1, max=64, help="Processes, on consecutive data ports.")
     ] = 1,
     adapter_root: Annotated[
         list[Path] | None,

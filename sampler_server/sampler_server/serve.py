@@ -25,10 +25,9 @@ from .engines.base import Engine
 from .hub import Adapters, Hub
 from .identity import check_base
 from .listening import ALL_INTERFACES, Ports, bind, port_of
-from .metrics import HubCollector, exposition
 from .routes.manage import create_manage_app
 from .settings import ServeSettings
-from .status import replica_status
+from .status import ManagedReplica
 from .tls import Certificate
 from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
@@ -114,15 +113,10 @@ class _Process:
             )
         declaration = Declaration(settings.adapters_config, settings.template_hash)
         declaration.look()
-        collector = HubCollector(hub, sessions)
-        manage = create_manage_app(
-            access,
-            status=lambda: replica_status(hub, sessions, declaration, settings.fleet),
-            metrics=lambda: exposition(collector),
-            drain=drain.begin,
-            is_live=lambda: self._is_live,
+        managed = ManagedReplica(
+            hub, sessions, declaration, settings.fleet, drain.begin, lambda: self._is_live
         )
-        await self._ports.listen(manage, manage_socket)
+        await self._ports.listen(create_manage_app(managed, access), manage_socket)
         try:
             tokenizer = await self._start(hub, drain)
             if drain.finished.is_set():

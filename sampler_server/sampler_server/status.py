@@ -1,6 +1,7 @@
-"""A replica's own account, for ``GET /status`` and the readiness probe."""
+"""A replica's own account, for whoever manages it."""
 
 import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -8,9 +9,47 @@ from sampler_api.fleet import ReplicaStatus
 
 from .declaration import Declaration
 from .hub import Hub
+from .metrics import HubCollector, exposition
 from .websocket import Sessions
 
-__all__ = ["replica_status"]
+__all__ = ["ManagedReplica", "replica_status"]
+
+
+class ManagedReplica:
+    """Implements ``routes.manage.Managed`` for the engine of this process."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        sessions: Sessions,
+        declaration: Declaration,
+        fleet: str,
+        drain: Callable[[str], None],
+        is_live: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._hub = hub
+        self._sessions = sessions
+        self._declaration = declaration
+        self._fleet = fleet
+        self._drain = drain
+        self._is_live = is_live
+        self._collector = HubCollector(hub, sessions)
+
+    async def status(self) -> ReplicaStatus:
+        """See ``Managed``."""
+        return replica_status(self._hub, self._sessions, self._declaration, self._fleet)
+
+    async def metrics(self) -> bytes:
+        """See ``Managed``."""
+        return exposition(self._collector)
+
+    async def death(self) -> str:
+        """See ``Managed``."""
+        return "" if self._is_live() else "the engine has stalled"
+
+    def drain(self, reason: str) -> None:
+        """See ``Managed``."""
+        self._drain(reason)
 
 
 def replica_status(

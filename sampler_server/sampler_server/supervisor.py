@@ -1,7 +1,8 @@
 """Several engine processes of one pod: started together, restarted alone, ended together.
 
 Small policies are bound by the CPU loop of one engine, so a pod may run n of them behind n ports.
-The supervisor serves nothing itself; as process 1 of a container it also reaps what others leave.
+The supervisor serves the pod's management port, which speaks for all of them (``pod``); as process
+1 of a container it also reaps what others leave.
 """
 
 import asyncio
@@ -13,11 +14,17 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .listening import bind, port_of
+from .auth import Access
+from .listening import Ports, bind, port_of
+from .pod import Pod
+from .routes.manage import create_manage_app
+from .settings import ServeSettings
 
-__all__ = ["EnginePorts", "engine_ports", "supervise"]
+__all__ = ["LOOPBACK", "EnginePorts", "engine_ports", "supervise"]
 
 log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
 
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 10.0
@@ -35,9 +42,12 @@ class EnginePorts:
 
 
 def engine_ports(count: int, host: str, port: int, manage_port: int) -> list[EnginePorts]:
-    """Ports of ``count`` engines, counted up from the given ones; 0 lets the system choose."""
+    """Ports of ``count`` engines, counted up from the given ones; 0 lets the system choose.
+
+    ``manage_port`` is the pod's own: the engines' are those behind it, on loopback.
+    """
     data = _ports(count, host, port)
-    manage = _ports(count, host, manage_port)
+    manage = _ports(count, LOOPBACK, manage_port + 1 if manage_port else 0)
     return [
         EnginePorts(d, m, tuple(p for p in data if p != d))
         for d, m in zip(data, manage, strict=True)
@@ -58,15 +68,17 @@ def _ports(count: int, host: str, first: int) -> list[int]:
 def supervise(
     engines: Sequence[EnginePorts],
     command: Callable[[EnginePorts], Sequence[str]],
+    settings: ServeSettings,
     announce: bool = False,
 ) -> int:
-    """Run ``command`` for each engine until a signal ends them; the exit code.
+    """Run ``command`` for each engine until a signal or a drain ends them; the exit code.
 
     A command must serve the ports that it is given and print its JSON line (``announce`` of
     ``ServeSettings``) when it is ready. An engine that dies is started again, alone, with growing
-    delays; one that never got ready ends the pod, since the next try would fail like it.
+    delays; one that never got ready ends the pod, since the next try would fail like it. The pod's
+    management port is that of ``settings``. Raises OSError when it is taken.
     """
-    return asyncio.run(_Supervisor(engines, command, announce).run())
+    return asyncio.run(_Supervisor(engines, command, settings, announce).run())
 
 
 class _Supervisor:
@@ -74,8 +86,12 @@ class _Supervisor:
         self,
         engines: Sequence[EnginePorts],
         command: Callable[[EnginePorts], Sequence[str]],
+        settings: ServeSettings,
         announce: bool,
     ) -> None:
+        self._settings = settings
+        self._manage_port = settings.manage_port
+        self._up: set[EnginePorts] = set()
         self._engines = engines
         self._command = command
         self._announce = announce
@@ -89,11 +105,34 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
         loop.add_signal_handler(signal.SIGHUP, self._forward, signal.SIGHUP)
+        settings = self._settings
+        manage_socket = bind(settings.manage_host or settings.host, settings.manage_port)
+        self._manage_port = port_of(manage_socket)
+        pod = Pod(
+            [engine.manage_port for engine in self._engines],
+            settings,
+            is_up=lambda number: self._engines[number] in self._up,
+            drain=self._drain,
+        )
+        ports = Ports(settings)
+        app = create_manage_app(pod, Access.of_file(settings.token_file))
+        await ports.listen(app, manage_socket)
+        try:
+            return await self._run()
+        finally:
+            await ports.close()
+            await pod.close()
+
+    async def _run(self) -> int:
         reaper = asyncio.create_task(self._reap()) if os.getpid() == 1 else None
         await asyncio.gather(*(self._keep(engine) for engine in self._engines))
         if reaper is not None:
             reaper.cancel()
         return self._exit_code
+
+    def _drain(self, reason: str) -> None:
+        log.info("draining: %s", reason)
+        self._leave()
 
     def _leave(self) -> None:
         self._leaving.set()
@@ -123,6 +162,7 @@ class _Supervisor:
                 pass
             code = await child.wait()
             del self._children[engine]
+            self._up.discard(engine)
             if self._leaving.is_set():
                 # One that was told to end before it could listen to that has not failed.
                 if code != -signal.SIGTERM:
@@ -138,6 +178,7 @@ class _Supervisor:
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
     def _ready(self, engine: EnginePorts, pid: int) -> None:
+        self._up.add(engine)
         is_first = engine not in self._pids
         self._pids[engine] = pid
         if is_first and self._announce and len(self._pids) == len(self._engines):
@@ -145,7 +186,8 @@ class _Supervisor:
                 {"port": e.port, "manage_port": e.manage_port, "pid": self._pids[e]}
                 for e in self._engines
             ]
-            print(json.dumps({**lines[0], "pid": os.getpid(), "engines": lines}), flush=True)
+            line = {"port": lines[0]["port"], "manage_port": self._manage_port}
+            print(json.dumps({**line, "pid": os.getpid(), "engines": lines}), flush=True)
 
     async def _reap(self) -> None:
         """Collect orphans of this container that are no engines of ours."""

@@ -16,7 +16,7 @@ from sampler_server.engines.sim import SimEngine, base_digest
 from sampler_server.hub import Hub
 from sampler_server.routes.manage import create_manage_app
 from sampler_server.settings import ServeSettings
-from sampler_server.status import replica_status
+from sampler_server.status import ManagedReplica
 from sampler_server.websocket import Sessions
 
 
@@ -26,13 +26,10 @@ class Replica:
     def __init__(self) -> None:
         self.hub = Hub(SimEngine())
         self.sessions = Sessions(self.hub, ServeSettings(replica="pod-1"), Access())
-        self.declaration = Declaration(None, "")
-        app = create_manage_app(
-            Access(),
-            status=lambda: replica_status(self.hub, self.sessions, self.declaration, "rl/policy/1"),
-            metrics=lambda: b"",
-            drain=lambda reason: None,
+        managed = ManagedReplica(
+            self.hub, self.sessions, Declaration(None, ""), "rl/policy/1", lambda reason: None
         )
+        app = create_manage_app(managed, Access())
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pod")
 
     async def status(self) -> ReplicaStatus:

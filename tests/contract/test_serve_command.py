@@ -64,7 +64,17 @@ def test_version_says_package_and_protocol() -> None:
             id="one port for both",
         ),
         pytest.param(
+            ["--engine=sim", "--engines=2", "--port=8002", "--manage-port=8000"],
+            "--manage-port",
+            id="an engine's management port that is a data port",
+        ),
+        pytest.param(
             ["--engine=sim", "--engines=3", "--port=65534"], "--port", id="ports that run out"
+        ),
+        pytest.param(
+            ["--engine=sim", "--engines=3", "--manage-port=65533"],
+            "--manage-port",
+            id="management ports that run out",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """The management port: probes, metrics, status and drain. From the network it can only be read."""
 
 import ipaddress
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request
@@ -13,20 +13,34 @@ from sampler_api.fleet import ReplicaStatus
 from ..auth import Access
 from ..errors import install_error_handlers
 
-__all__ = ["create_manage_app"]
+__all__ = ["Managed", "create_manage_app"]
 
 
-def create_manage_app(
-    access: Access,
-    status: Callable[[], ReplicaStatus],
-    metrics: Callable[[], bytes],
-    drain: Callable[[str], None],
-    is_live: Callable[[], bool] = lambda: True,
-) -> FastAPI:
+class Managed(Protocol):
+    """What stands behind the port: one replica, or several engines of a pod."""
+
+    async def status(self) -> ReplicaStatus:
+        """Its own account; also while an engine loads."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus' text format."""
+        ...
+
+    async def death(self) -> str:
+        """Why it must be started anew; empty while it is alive."""
+        ...
+
+    def drain(self, reason: str) -> None:
+        """Begin to leave; any number of times."""
+        ...
+
+
+def create_manage_app(managed: Managed, access: Access) -> FastAPI:
     """The application of the management port; it answers while the engine still loads.
 
-    Started = the engine has loaded. Ready = ``status`` says so. Live = ``is_live`` (and this loop
-    runs, or nobody would answer). ``metrics`` gives Prometheus' text format.
+    Started = the engine has loaded. Ready = the status says so. Live = nothing has died (and this
+    loop runs, or nobody would answer).
     """
     app = FastAPI(title="sampler management", docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
@@ -34,37 +48,38 @@ def create_manage_app(
 
     @router.get("/livez")
     async def livez() -> Response:
-        if not is_live():
-            return JSONResponse({"live": False, "reason": "the engine has stalled"}, 503)
+        death = await managed.death()
+        if death:
+            return JSONResponse({"live": False, "reason": death}, 503)
         return JSONResponse({"live": True})
 
     @router.get("/startupz")
     async def startupz() -> Response:
-        now = status()
+        now = await managed.status()
         if now.card is None:
             return JSONResponse({"started": False, "reason": now.reason}, 503)
         return JSONResponse({"started": True})
 
     @router.get("/readyz")
     async def readyz() -> Response:
-        now = status()
+        now = await managed.status()
         if not now.ready:
             return JSONResponse({"ready": False, "reason": now.reason}, 503)
         return JSONResponse({"ready": True})
 
     @router.get("/metrics")
     async def get_metrics() -> Response:
-        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await managed.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/status")
     async def get_status() -> Response:
-        return Response(msgspec.json.encode(status()), media_type="application/json")
+        return Response(msgspec.json.encode(await managed.status()), media_type="application/json")
 
     @router.post("/drain")
     async def post_drain(request: Request) -> Response:
         if not _is_loopback(request):
             access.check(request.headers, "admin")
-        drain("asked for by POST /drain")
+        managed.drain("asked for by POST /drain")
         return JSONResponse({"draining": True}, 202)
 
     app.include_router(router)

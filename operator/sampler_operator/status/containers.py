@@ -132,7 +132,7 @@ def _ended_fault(container: ContainerView, sd: SamplerDeployment) -> _Told | Non
     said = last_line(container.ended_message)
     base = other_base(said)
     if base:
-        return Reason.MODEL_MISMATCH, base, Gravity.STUCK
+        return Reason.MODEL_MISMATCH, f"{base}; correct model.digest or model.uri", Gravity.STUCK
     text = said or f"ended with exit code {container.ended_code} and without a message"
     if container.name == names.FETCH_CONTAINER:
         return Reason.FETCH_FAILED, f"the model cannot be fetched: {text}", gravity

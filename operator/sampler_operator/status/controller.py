@@ -63,7 +63,9 @@ def deadline_fault(deployment: DeploymentView | None, sd: SamplerDeployment) -> 
 
 
 def is_rolled_out(deployment: DeploymentView) -> bool:
-    """Whether the present template once was rolled out in full: what misses since then is no
-    rollout."""
+    """Whether no rollout is under way: what misses misses for another reason."""
     progressing = deployment.conditions.get("Progressing")
-    return progressing is None or progressing.reason == "NewReplicaSetAvailable"
+    return progressing is None or progressing.reason in (
+        "NewReplicaSetAvailable",
+        "DeploymentPaused",
+    )

@@ -68,8 +68,13 @@ def _transitions(
         # A fleet that has just been made starts: that is no news.
         if reason in _SILENT or (was is None and reason in _NORMAL):
             continue
+        is_loss = (
+            kind == ConditionType.READY
+            and reason != Reason.SCALED_TO_ZERO
+            and (was is not None and was.get("status") == "True" and now["status"] == "False")
+        )
         yield Event(
-            "Normal" if reason in _NORMAL else "Warning",
+            "Normal" if reason in _NORMAL and not is_loss else "Warning",
             str(reason),
             str(now["message"])[:_LONGEST],
         )

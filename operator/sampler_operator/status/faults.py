@@ -53,18 +53,19 @@ def pod_fault(
     )
 
 
-def _failed(pod: PodView, now: datetime) -> Fault:
+def _failed(pod: PodView, now: datetime) -> Fault | None:
     """Such a pod is replaced, and stays for people to see; after a while it explains nothing."""
-    gravity = Gravity.HEALING if age_seconds(pod, now) < _RECENT_SECONDS else Gravity.WAITING
+    if age_seconds(pod, now) > _RECENT_SECONDS:
+        return None
     said = shortened(pod.status_message)
     if pod.status_reason == "Evicted":
-        return Fault(Reason.EVICTED, f"was evicted: {said}", gravity, pod.name)
+        return Fault(Reason.EVICTED, f"was evicted: {said}", pod=pod.name)
     if pod.status_reason in _NODE_REASONS:
-        return Fault(Reason.NODE_LOST, said or "its node was shut down", gravity, pod.name)
+        return Fault(Reason.NODE_LOST, said or "its node was shut down", pod=pod.name)
     said = said.removeprefix("Pod was rejected: ") or "has failed"
     if pod.status_reason:
         said = f"node {pod.node} rejected it ({pod.status_reason}): {said}"
-    return Fault(Reason.POD_REJECTED, said, gravity, pod.name)
+    return Fault(Reason.POD_REJECTED, said, pod=pod.name)
 
 
 def _is_on_lost_node(pod: PodView) -> bool:

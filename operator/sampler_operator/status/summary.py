@@ -109,4 +109,4 @@ def is_same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _said(made: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in made.items() if value not in (None, "", [], {}, 0)}
+    return {name: value for name, value in made.items() if value not in (None, "", [])}

@@ -33,6 +33,7 @@ class Facts:
     current: tuple[Fault, ...] = ()
     deadline: Fault | None = None
     failures: tuple[ClusterError, ...] = ()
+    leaving: int = 0
 
     @classmethod
     def of(cls, sd: SamplerDeployment, situation: Situation, now: datetime) -> Self:
@@ -57,6 +58,7 @@ class Facts:
             ),
             deadline=deadline_fault(deployment, sd),
             failures=situation.failures,
+            leaving=sum(pod.is_leaving for pod in pods),
         )
 
     @property
@@ -78,7 +80,7 @@ def accepted(facts: Facts) -> Condition:
     if not lasting:
         return _condition(kind, True, Reason.ACCEPTED, "the spec is valid")
     first = min(lasting, key=_order)
-    more = f" (and {len(lasting) - 1} more refusals)" if len(lasting) > 1 else ""
+    more = f" (and {len(lasting) - 1} more)" if len(lasting) > 1 else ""
     return _condition(kind, False, _reason(first), shortened(first.message) + more)
 
 
@@ -106,6 +108,8 @@ def ready(facts: Facts) -> Condition:
     if counts.wanted == 0:
         return _condition(kind, False, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
     headline = f"{counts.ready} of {counts.wanted} replicas ready"
+    if counts.ready > counts.wanted:
+        headline = f"{counts.ready} replicas ready, {counts.wanted} wanted"
     if counts.ready >= counts.least:
         return _condition(kind, True, Reason.SERVING, headline)
     reason, sentence = _cause(facts, facts.faults)
@@ -124,7 +128,9 @@ def _cause(facts: Facts, faults: Sequence[Fault]) -> tuple[Reason, str]:
         return Reason.PENDING, "the Deployment does not exist yet"
     if facts.sd.spec.paused and not facts.counts.replicas:
         return Reason.PAUSED, "no replica starts while spec.paused is true"
-    return Reason.PENDING, "its pods are being created"
+    if facts.leaving:
+        return Reason.PENDING, f"waits for {facts.leaving} of its pods that are leaving"
+    return Reason.PENDING, "pods are being created"
 
 
 def up_to_date(facts: Facts) -> Condition:
@@ -137,7 +143,7 @@ def up_to_date(facts: Facts) -> Condition:
         said = shortened(facts.failures[0].message)
         return _condition(kind, False, Reason.CLUSTER_UNAVAILABLE, "will be tried again", said)
     if counts.is_complete:
-        said = f"all {counts.wanted} replicas are of this generation and ready"
+        said = f"{counts.wanted} of {counts.wanted} replicas are of this generation and ready"
         return _condition(
             kind, True, Reason.UP_TO_DATE, said if counts.wanted else "no replica is wanted"
         )
@@ -168,11 +174,11 @@ def progressing(facts: Facts) -> Condition:
         telling = told(facts.current)
         sentence = telling[1] if telling is not None else ""
         return _condition(kind, False, facts.deadline.reason, facts.deadline.message, sentence)
+    if counts.is_complete:
+        return _condition(kind, False, Reason.COMPLETE, _progress(counts))
     if facts.sd.spec.paused and (facts.has_pending_change or not counts.replicas):
         said = "changes of the pod template wait until spec.paused is false"
         return _condition(kind, False, Reason.PAUSED, said)
-    if counts.is_complete:
-        return _condition(kind, False, Reason.COMPLETE, _progress(counts))
     return _condition(kind, True, _step(facts), _progress(counts))
 
 

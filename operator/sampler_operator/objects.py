@@ -3,7 +3,7 @@ decides whether an object must be written.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +13,6 @@ from .quantities import is_same_quantity
 from .spec import SamplerDeployment
 
 __all__ = [
-    "MERGE_KEYS",
     "Manifest",
     "contains",
     "digest",
@@ -25,25 +24,27 @@ __all__ = [
 
 Manifest = dict[str, Any]
 
-MERGE_KEYS: Final[Mapping[str, str]] = {
-    "containers": "name",
-    "env": "name",
-    "ephemeralContainers": "name",
-    "hostAliases": "ip",
-    "imagePullSecrets": "name",
-    "initContainers": "name",
-    "ownerReferences": "uid",
-    "ports": "name",
-    "resourceClaims": "name",
-    "topologySpreadConstraints": "topologyKey",
-    "volumeDevices": "devicePath",
-    "volumeMounts": "mountPath",
-    "volumes": "name",
+_LIST_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "claims": ("name",),
+    "containers": ("name",),
+    "env": ("name",),
+    "ephemeralContainers": ("name",),
+    "hostAliases": ("ip",),
+    "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
+    "ownerReferences": ("uid",),
+    "resourceClaims": ("name",),
+    "schedulingGates": ("name",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "volumeDevices": ("devicePath",),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
 }
-"""Lists of Kubernetes' types that are maps: field name to the field that is the key."""
+"""Lists that are maps to server-side apply, with the fields that make an entry's key."""
 
-_QUANTITY_PARENTS: Final = frozenset({"limits", "requests", "capacity"})
-_QUANTITY_FIELDS: Final = frozenset({"sizeLimit"})
+_QUANTITY_PARENTS: Final = frozenset({"limits", "overhead", "requests"})
+_QUANTITY_FIELDS: Final = frozenset({"divisor", "sizeLimit"})
+_TEXT_MAPS: Final = frozenset({"annotations", "data", "labels", "matchLabels", "nodeSelector"})
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -99,32 +100,54 @@ def contains(observed: Any, desired: Any, field: str = "", parent: str = "") -> 
     Quantities are compared as amounts and keyed lists by key. A desired zero value (empty text,
     false, 0) may be missing, since the API server leaves such fields out.
     """
+    if observed is None:
+        return _is_zero(desired)
     if isinstance(desired, dict):
         if not isinstance(observed, dict):
-            return not desired and observed is None
+            return False
+        if field in _TEXT_MAPS and not desired.keys() <= observed.keys():
+            return False  # in maps of text nothing is left out
         return all(
-            contains(observed[name], value, name, field) if name in observed else _is_zero(value)
-            for name, value in desired.items()
+            contains(observed.get(name), value, name, field) for name, value in desired.items()
         )
     if isinstance(desired, (list, tuple)):
-        return isinstance(observed, list) and _contains_list(observed, list(desired), field)
+        return isinstance(observed, list) and _contains_list(observed, desired, field, parent)
     if observed == desired and isinstance(observed, bool) == isinstance(desired, bool):
         return True
-    if field in _QUANTITY_FIELDS or parent in _QUANTITY_PARENTS or field in _QUANTITY_PARENTS:
+    if field in _QUANTITY_FIELDS or parent in _QUANTITY_PARENTS:
         return is_same_quantity(observed, desired)
     return False
 
 
-def _contains_list(observed: list[Any], desired: list[Any], field: str) -> bool:
-    merge_key = MERGE_KEYS.get(field)
-    if merge_key is not None and all(isinstance(v, dict) and merge_key in v for v in desired):
-        by_key = {v.get(merge_key): v for v in observed if isinstance(v, dict)}
-        return all(
-            v[merge_key] in by_key and contains(by_key[v[merge_key]], v, field) for v in desired
-        )
+def _contains_list(observed: list[Any], desired: Sequence[Any], field: str, parent: str) -> bool:
+    if _is_map(field, parent):
+        keys = [_entry_key(entry, field) for entry in desired]
+        by_key = {_entry_key(entry, field): entry for entry in observed}
+        if None not in keys:
+            return all(
+                key in by_key and contains(by_key[key], entry, field)
+                for key, entry in zip(keys, desired, strict=True)
+            )
     return len(observed) == len(desired) and all(
         contains(a, b, field) for a, b in zip(observed, desired, strict=True)
     )
+
+
+def _is_map(field: str, parent: str) -> bool:
+    # Ports of containers and Services are maps, those of a NetworkPolicy's rules are not.
+    return field in _LIST_KEYS or (field == "ports" and parent not in ("egress", "ingress"))
+
+
+def _entry_key(entry: Any, field: str) -> tuple[Any, ...] | None:
+    """The key of an entry of a list that is a map; None if it lacks one."""
+    if not isinstance(entry, dict):
+        return None
+    parts: tuple[Any, ...]
+    if field == "ports":
+        parts = entry.get("containerPort", entry.get("port")), entry.get("protocol") or "TCP"
+    else:
+        parts = tuple(entry.get(name) for name in _LIST_KEYS[field])
+    return parts if all(isinstance(part, (int, str)) for part in parts) else None
 
 
 def _is_zero(value: Any) -> bool:

@@ -3,11 +3,15 @@
 Source: the serialisation format of ``k8s.io/apimachinery/pkg/api/resource.Quantity``.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Final
 
 __all__ = ["as_number", "is_same_quantity"]
 
+_FORM: Final = re.compile(
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE]?)|[eE]([+-]?[0-9]{1,3}))"
+)
 _FACTORS: Final = {
     "n": Decimal("1e-9"),
     "u": Decimal("1e-6"),
@@ -31,16 +35,13 @@ _FACTORS: Final = {
 def as_number(quantity: int | float | str) -> Decimal:
     """The number that a quantity stands for. Raises ValueError for what is none."""
     text = str(quantity).strip()
-    for suffix in (text[-2:], text[-1:]):
-        if suffix in _FACTORS and suffix:
-            digits, factor = text[: -len(suffix)], _FACTORS[suffix]
-            break
-    else:
-        digits, factor = text, Decimal(1)
-    try:
-        return Decimal(digits) * factor
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is no quantity such as 2, 500m or 16Gi") from None
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no quantity such as 2, 500m or 16Gi")
+    digits, suffix, exponent = found.groups()
+    return Decimal(digits) * (
+        _FACTORS[suffix] if exponent is None else Decimal(10) ** int(exponent)
+    )
 
 
 def is_same_quantity(a: object, b: object) -> bool:

@@ -24,7 +24,6 @@ Layout = Callable[[SamplerDeployment, str], Manifest]
 _GRACE_SECONDS: Final = 15
 _STARTUP_PERIOD_SECONDS: Final = 5
 _USER: Final = 2000
-_SCRATCH: Final = ("tmp", "home", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,8 @@ def _layout_1(sd: SamplerDeployment, default_image: str) -> Manifest:
         "spec": pod,
     }
     template = merged(template, spec.pod_template_overrides or {})
-    template["metadata"].setdefault("labels", {}).update(names.labels(key))
-    return template
+    # Whatever was done to them: without these labels the Deployment would not know its pods.
+    return dict(merged(template, {"metadata": {"labels": names.labels(key)}}))
 
 
 LAYOUTS: Final[Mapping[int, Layout]] = {1: _layout_1}

@@ -130,8 +130,8 @@ class Reconciler:
     # -- act ---------------------------------------------------------------------------------------
 
     async def _act(self, key: Key, observed: Observed, plan: Plan) -> tuple[ClusterError, ...]:
-        for detail in plan.details:
-            log.info("%s: %s", key, detail)
+        if plan.details:
+            log.info("%s: %s", key, "; ".join(plan.details))
         results = await asyncio.gather(
             *(
                 self._apply(key, manifest, ref_of(manifest) in observed.children)

@@ -18,6 +18,7 @@ from kubernetes.aio.config import (
 )
 from kubernetes.aio.config.config_exception import ConfigException
 
+from .. import names
 from ..errors import ClusterError, Denied, Missing, Refused, Unavailable
 
 __all__ = ["APPLY", "MERGE", "KubeApi"]
@@ -26,8 +27,12 @@ APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 
 _TIMEOUT_SECONDS: Final = 30.0
-_CONNECTIONS: Final = 64
+_CONNECTIONS: Final = 32
 _NO_RIGHT: Final = re.compile(r"cannot (\w+) resource")
+# What the admission plugin OwnerReferencesPermissionEnforcement answers, which knows a new kind only
+# after half a minute.
+_NO_FINALIZERS: Final = "you can't set finalizers on"
+_KIND_UNKNOWN_YET: Final = "cannot find RESTMapping"
 
 
 class KubeApi:
@@ -36,6 +41,9 @@ class KubeApi:
     def __init__(self, configuration: Configuration) -> None:
         configuration.retries = False
         configuration.connection_pool_maxsize = _CONNECTIONS
+        # aiohttp would look for a proxy in the environment in two threads for each call; that of
+        # the kubeconfig is in force all the same.
+        configuration.client_session_kwargs = {"trust_env": False}
         self._client = ApiClient(configuration)
         self._host = configuration.host
         self.requests = 0
@@ -100,6 +108,10 @@ def _error(status: int, data: bytes, call: str) -> ClusterError:
         message = " ".join(str(answer["message"]).split())
     except (msgspec.DecodeError, KeyError, TypeError):
         message = f"{call}: HTTP status {status}"
+    if status == 403 and _KIND_UNKNOWN_YET in message:
+        return Unavailable(message)
+    if status == 403 and _NO_FINALIZERS in message:
+        return Denied(f"{message} (it needs: update {names.PLURAL}/finalizers of {names.GROUP})")
     if status == 401 or (status == 403 and _NO_RIGHT.search(message)):
         return Denied(message)
     if status == 404:

@@ -1,21 +1,33 @@
-"""``sampler-operator run``: the operator of a cluster."""
+"""``sampler-operator run``: the operator of a cluster; ``check``: whether it could work there."""
 
 import asyncio
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from .errors import OperatorError
 from .settings import OperatorConfig, default_images
 
+if TYPE_CHECKING:
+    from .kube.check import Checked
+
 __all__ = ["app"]
 
 app = typer.Typer(name="sampler-operator", add_completion=False, pretty_exceptions_enable=False)
 
 _LEVELS = ("debug", "info", "warning", "error")
+
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(help="Of the cluster.", show_default="the pod's own rights, else the user's"),
+]
+Namespaces = Annotated[
+    list[str] | None,
+    typer.Option(help="Serve only this one, with the rights of a Role; repeatable."),
+]
 
 
 @app.callback()
@@ -25,14 +37,8 @@ def main() -> None:
 
 @app.command()
 def run(
-    kubeconfig: Annotated[
-        str | None,
-        typer.Option(help="Of the cluster.", show_default="the pod's own rights, else the user's"),
-    ] = None,
-    namespace: Annotated[
-        list[str] | None,
-        typer.Option(help="Serve only this one, with the rights of a Role; repeatable."),
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespaces = None,
     own_namespace: Annotated[
         str,
         typer.Option(envvar="POD_NAMESPACE", help="Where this runs; NetworkPolicies let it in."),
@@ -72,17 +78,50 @@ def run(
     )
     if kubeconfig is not None:
         os.environ["KUBECONFIG"] = kubeconfig  # where kopf looks
-    from .kube.operator import KubeOperator, serve_metrics
+    from prometheus_client import REGISTRY
+
+    from .kube.operator import KubeOperator
+    from .kube.probes import serve_probes
 
     try:
+        operator = KubeOperator(config)
         if metrics_port:
-            serve_metrics(metrics_port)
-        asyncio.run(KubeOperator(config).run())
+            serve_probes(metrics_port, operator.health, REGISTRY)
+        asyncio.run(operator.run())
     except OperatorError as error:
         _fail(error.message, 1)
 
 
-def _fail(line: str, code: int) -> None:
+@app.command()
+def check(kubeconfig: Kubeconfig = None, namespace: Namespaces = None) -> None:
+    """Say whether the CRD is there, and which rights are missing for ``run``."""
+    namespaces = tuple(namespace or ())
+    try:
+        checked = asyncio.run(_checked(kubeconfig, namespaces))
+    except OperatorError as error:
+        _fail(error.message, 1)
+    for line in checked.missing_optional:
+        print(f"sampler-operator: {line}: free devices are not told (optional)")
+    for line in checked.missing:
+        print(f"sampler-operator: {line}", file=sys.stderr)
+    where = f"namespaces {', '.join(namespaces)}" if namespaces else "all namespaces"
+    if checked.missing:
+        _fail(f"{len(checked.missing)} of {checked.asked} rights are missing in {where}", 1)
+    print(f"sampler-operator: the CRD is there, and all {checked.asked} rights in {where}")
+
+
+async def _checked(kubeconfig: str | None, namespaces: tuple[str, ...]) -> "Checked":
+    from .kube.api import KubeApi
+    from .kube.check import check
+
+    api = await KubeApi.connect(kubeconfig)
+    try:
+        return await check(api, namespaces)
+    finally:
+        await api.close()
+
+
+def _fail(line: str, code: int) -> NoReturn:
     print(f"sampler-operator: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 

@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import kopf
-from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry
 
-from .. import names
-from ..errors import Denied, Missing, OperatorError
 from ..metrics import OperatorMetrics
 from ..plan import BuildSettings
 from ..reconciler import Reconciler
@@ -19,9 +17,10 @@ from ..reporter import Reporter
 from ..settings import OperatorConfig
 from ..workqueue import WorkQueue
 from .api import KubeApi
+from .check import require_crd
 from .cluster import KubeCluster
 from .handlers import operator_settings, register
-from .resources import SAMPLER_DEPLOYMENTS
+from .probes import BEAT_SECONDS, Health
 from .view import KubeView
 
 __all__ = ["KubeOperator"]
@@ -47,6 +46,7 @@ class KubeOperator:
         self._build = build or BuildSettings(config.images, config.own_namespace)
         self._wrap = wrap
         self.metrics = OperatorMetrics(registry if registry is not None else REGISTRY)
+        self.health = Health()
         self.view = KubeView()
         self.ready = asyncio.Event()
         """The indices are complete, and passes run."""
@@ -61,7 +61,7 @@ class KubeOperator:
         self.api = await KubeApi.connect(config.kubeconfig)
         replicas = HttpReplicas()
         try:
-            await self._check()
+            await require_crd(self.api, config.namespaces)
             cluster = self._wrap(KubeCluster(self.api, _now))
             reporter = Reporter(replicas, lambda key: self.queue.add(key))
             reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
@@ -75,23 +75,6 @@ class KubeOperator:
             await replicas.close()
             await self.api.close()
 
-    async def _check(self) -> None:
-        """Without the CRD or the right to list there is nothing to do."""
-        namespaces = self._config.namespaces or ("",)
-        for namespace in namespaces:
-            scope = f"/namespaces/{namespace}" if namespace else ""
-            path = f"{SAMPLER_DEPLOYMENTS.api}{scope}/{SAMPLER_DEPLOYMENTS.plural}"
-            try:
-                await self.api.call("GET", path, query={"limit": "1"})
-            except Missing:
-                raise Missing(
-                    f"the cluster has no {names.PLURAL}.{names.GROUP}: apply the CRD first (it is"
-                    " part of the chart and of manifests/install.yaml)"
-                ) from None
-            except Denied as error:
-                hint = "" if namespace else "; with rights in single namespaces use --namespace"
-                raise Denied(f"{error.message}{hint}") from None
-
     async def _watch(self) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
@@ -100,6 +83,7 @@ class KubeOperator:
             helpers = [
                 group.create_task(self.queue.run()),
                 group.create_task(self._resync()),
+                group.create_task(self._tell_health()),
             ]
             await kopf.operator(
                 registry=registry,
@@ -127,10 +111,8 @@ class KubeOperator:
             for key in self.view.all_keys():
                 self.queue.add(key)
 
-
-def serve_metrics(port: int) -> None:
-    """Prometheus' page on a port of its own."""
-    try:
-        start_http_server(port)
-    except OSError as error:
-        raise OperatorError(f"--metrics-port {port}: {error.strerror}") from None
+    async def _tell_health(self) -> None:
+        while True:
+            self.health.beat()
+            self.health.is_ready = self.ready.is_set()
+            await asyncio.sleep(BEAT_SECONDS)

@@ -1,0 +1,267 @@
+"""A fleet of this machine from its file to its end, with the commands that people use."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from tests.raw_adapters import write_adapter
+
+from sampler_client import RemoteSampler, SamplingParams
+from sampler_core.adapters import snapshot_adapter
+from sampler_core.seeds import child_seed
+from sampler_operator.local.folders import Folder
+from sampler_operator.local.state import FleetState, PodLine, read_state
+from sampler_server.engines.sim import base_digest
+from sampler_server.engines.sim.tokens import sim_sequence
+
+SEED: Final = 5
+TOKENS: Final = 60
+PROMPTS: Final = [[number] for number in range(1, 17)]
+NAME: Final = "policy"
+
+
+class Fleet:
+    """A folder for state, a file, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir = folder / "state"
+        self.folder = Folder(self.state_dir / NAME)
+        self.file = folder / "sampler.yaml"
+        self.environment = os.environ | {"SAMPLER_STATE_DIR": str(self.state_dir)}
+
+    def write(self, **changes: Any) -> None:
+        """The file: two sim replicas, but for ``changes`` of the spec."""
+        spec = {
+            "model": {"uri": "sim://policy"},
+            "engine": {"sim": {"decodeRate": 40, "maxNumSeqs": 8}},
+            "replicas": 2,
+            "rollout": {"drainSeconds": 5},
+        }
+        sd = {
+            "apiVersion": "sampler.dev/v1alpha1",
+            "kind": "SamplerDeployment",
+            "metadata": {"name": NAME},
+            "spec": spec | changes,
+        }
+        self.file.write_text(yaml.safe_dump(sd))
+
+    def words(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "sampler_cli.main", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self.words(*words), env=self.environment, capture_output=True, text=True, check=False
+        )
+
+    def up(self, *options: str) -> str:
+        """``sampler up --detach``; what it prints."""
+        done = self.run("up", "--file", str(self.file), "--detach", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def state(self) -> FleetState:
+        found = read_state(self.folder)
+        assert found is not None
+        return found
+
+    @property
+    def pods(self) -> dict[str, PodLine]:
+        return {pod.name: pod for pod in self.state.pods}
+
+    def sampler(self, monkeypatch: pytest.MonkeyPatch) -> RemoteSampler:
+        monkeypatch.setenv("SAMPLER_STATE_DIR", str(self.state_dir))
+        return RemoteSampler(f"local://{NAME}", tick=0.2)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    made = Fleet(tmp_path)
+    made.write()
+    try:
+        yield made
+    finally:
+        made.run("down", NAME, "--now")
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Stream:
+    """Calls of ``sample`` one after the other, each compared with what an undisturbed engine
+    says."""
+
+    def __init__(self, sampler: RemoteSampler) -> None:
+        self._sampler = sampler
+        self._is_over = threading.Event()
+        self.sequences = 0
+        self.moved = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        params = SamplingParams(max_tokens=TOKENS, seed=SEED)
+        inputs = [{"input_ids": prompt} for prompt in PROMPTS]
+        expected = [
+            sim_sequence(prompt, child_seed(SEED, i, 0), base_digest(NAME), None, TOKENS)[0]
+            for i, prompt in enumerate(PROMPTS)
+        ]
+        while not self._is_over.is_set():
+            answer = self._sampler.sample(inputs, params)
+            for sequence, tokens in zip(answer.sequences, expected, strict=True):
+                self.sequences += 1
+                self.moved += len({segment.replica for segment in sequence.segments}) > 1
+                if sequence.tokens != tokens:
+                    self.wrong.append(f"{sequence.stop_reason}: {sequence.error}")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_change_is_rolled_out_under_load_and_nothing_is_left_at_the_end(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.up()
+    before = fleet.pods
+    assert all(pod.ready for pod in before.values())
+    with fleet.sampler(monkeypatch) as sampler:
+        stream = Stream(sampler)
+        with stream.running():
+            until(lambda: stream.sequences > 0)
+            fleet.write(engine={"sim": {"decodeRate": 41, "maxNumSeqs": 8}})
+            told = fleet.up()
+            done = stream.sequences
+            until(lambda: stream.sequences > done)
+    assert stream.wrong == []
+    assert stream.moved > 0
+    assert "generation 2 of its spec" in told
+    after = fleet.pods
+    assert set(before).isdisjoint(after)
+    assert len(after) == 2
+    runtime = fleet.folder.holder()
+
+    done_status = fleet.run("status", NAME)
+    assert done_status.returncode == 0, done_status.stderr
+    table = done_status.stdout.splitlines()
+    assert table[0].split()[:4] == ["NAME", "READY", "REPLICAS", "ENGINE"]
+    assert table[1].split()[:4] == [NAME, "True", "2/2", "sim"]
+    assert all(name in done_status.stdout for name in after)
+
+    ended = fleet.run("down", NAME)
+    assert ended.returncode == 0, ended.stderr
+    processes = [runtime, *(pod.pid for pod in (*before.values(), *after.values()))]
+    assert [pid for pid in processes if is_alive(pid)] == []
+    assert list(fleet.folder.pods.iterdir()) == []
+    assert fleet.run("status", NAME).returncode == 1
+
+
+def test_a_replica_that_is_killed_starts_again_and_no_sample_is_lost(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.up()
+    victim = next(iter(fleet.pods.values()))
+    with fleet.sampler(monkeypatch) as sampler:
+        stream = Stream(sampler)
+        with stream.running():
+            until(lambda: stream.sequences > 0)
+            os.kill(victim.pid, signal.SIGKILL)
+            until(lambda: fleet.pods[victim.name].restarts == 1)
+            until(lambda: fleet.pods[victim.name].ready)
+            done = stream.sequences
+            until(lambda: stream.sequences > done)
+    assert stream.wrong == []
+    again = fleet.pods[victim.name]
+    assert again.urls == victim.urls
+    assert again.pid != victim.pid
+
+
+def test_declared_adapters_reach_running_pods_without_a_restart(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    digest = snapshot_adapter(write_adapter(tmp_path / "loras" / "a")).digest
+    volume = {"name": "v", "mountPath": "/adapters"}
+    volume |= {"persistentVolumeClaim": {"claimName": "loras"}}  # type: ignore[dict-item]
+    fleet.write(replicas=1, lora={"volumes": [volume]})
+    refused = fleet.run("up", "--file", str(fleet.file), "--detach")
+    assert refused.returncode == 1
+    assert "--volume loras=DIRECTORY" in refused.stderr
+    fleet.up("--volume", f"loras={tmp_path / 'loras'}")
+    before = fleet.pods
+    adapters = [{"name": "a", "path": "/adapters/a"}]
+    fleet.write(replicas=1, lora={"volumes": [volume], "adapters": adapters})
+    fleet.up()
+    until(lambda: fleet.state.condition("AdaptersReady").get("reason") == "AdaptersHeld")
+    held = fleet.state.sd["status"]["adapters"]
+    assert held == [{"name": "a", "digest": digest, "replicas": 1}]
+    assert {name: pod.pid for name, pod in fleet.pods.items()} == {
+        name: pod.pid for name, pod in before.items()
+    }
+
+
+def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(fleet: Fleet) -> None:
+    fleet.write(replicas=1, engine={"sim": {"extraArgs": ["--sim-jitter", "7"]}})
+    done = fleet.run("up", "--file", str(fleet.file), "--detach")
+    assert done.returncode == 1
+    assert "EngineStartFailed" in done.stderr
+    assert "--sim-jitter" in done.stderr
+    assert fleet.folder.holder() == 0
+
+
+def test_a_fleet_in_the_foreground_ends_with_the_terminals_interrupt(fleet: Fleet) -> None:
+    fleet.write(replicas=1)
+    with subprocess.Popen(
+        fleet.words("up", "--file", str(fleet.file)),
+        env=fleet.environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if "UpToDate=True" in line:
+                break
+        (pod,) = fleet.pods.values()
+        process.send_signal(signal.SIGINT)
+        told += list(process.stdout)
+    assert process.returncode == 0
+    assert any(f"pod {pod.name}: is ready at {pod.urls[0]}" in line for line in told)
+    assert f"pod {pod.name}: has ended\n" in told
+    assert not is_alive(pod.pid)
+
+
+def test_replicas_do_not_outlive_a_runtime_that_is_killed(fleet: Fleet) -> None:
+    fleet.write(replicas=1)
+    fleet.up()
+    (pod,) = fleet.pods.values()
+    os.kill(fleet.folder.holder(), signal.SIGKILL)
+    until(lambda: not is_alive(pod.pid))
+    assert fleet.folder.holder() == 0

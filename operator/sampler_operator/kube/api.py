@@ -29,8 +29,8 @@ MERGE: Final = "application/merge-patch+json"
 _TIMEOUT_SECONDS: Final = 30.0
 _CONNECTIONS: Final = 32
 _NO_RIGHT: Final = re.compile(r"cannot (\w+) resource")
-# What the admission plugin OwnerReferencesPermissionEnforcement answers, which knows a new kind only
-# after half a minute.
+# Answers of the admission plugin OwnerReferencesPermissionEnforcement. It may learn of a new kind
+# half a minute late.
 _NO_FINALIZERS: Final = "you can't set finalizers on"
 _KIND_UNKNOWN_YET: Final = "cannot find RESTMapping"
 

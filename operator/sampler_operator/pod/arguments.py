@@ -15,7 +15,7 @@ def _option(name: str, value: object) -> list[str]:
         return []
     if value is True:
         return [name]
-    return [name, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [name, str(value).removesuffix(".0") if isinstance(value, float) else str(value)]
 
 
 def _options(pairs: Iterable[tuple[str, object]]) -> list[str]:

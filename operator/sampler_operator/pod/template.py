@@ -56,10 +56,11 @@ def chosen_template(
 ) -> Template:
     """The template to run: the remembered layout and image as long as they still give the
     remembered digest, which means that nothing in the spec has changed; else the newest."""
-    version = remembered.get(names.TEMPLATE_VERSION, "")
+    known = {str(version): version for version in layouts}
+    version = known.get(remembered.get(names.TEMPLATE_VERSION, ""))
     image = remembered.get(names.DEFAULT_IMAGE, "")
-    if version.isdigit() and int(version) in layouts and image:
-        kept = Template(layouts[int(version)](sd, image), int(version), image)
+    if version is not None and image:
+        kept = Template(layouts[version](sd, image), version, image)
         if kept.digest == remembered.get(names.TEMPLATE_DIGEST):
             return kept
     newest = max(layouts)

@@ -302,12 +302,13 @@ def _torch(options: ServeOptions) -> EngineParts:
 
 
 def _directory(model: str) -> Path:
-    """Where the files of a directory or hub id (``hf://`` may precede it) are.
+    """Where the files of a directory (``file://`` may precede it) or hub id (``hf://``) are.
 
     Raises InvalidRequest, ModelInvalid.
     """
     if not model:
         raise _wrong("model", "names nothing")
+    model = model.removeprefix("file://")
     path = Path(model).expanduser()
     if model.startswith(("/", ".", "~")) and not path.is_dir():
         raise _wrong("model", f"there is no directory {model!r}")

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import down, serve, status, up, version
+from . import down, fetch, serve, status, up, version
 
 __all__ = ["app"]
 
@@ -43,6 +43,7 @@ app.command("serve")(serve.serve)
 app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("down")(down.down)
+app.command("fetch")(fetch.fetch)
 app.command("version")(version.version)
 
 

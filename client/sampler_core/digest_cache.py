@@ -20,11 +20,18 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _ATTEMPTS: Final = 3
 
 
-def cache_directory() -> Path:
-    """Where digests are remembered: below ``XDG_CACHE_HOME``, else ``~/.cache``."""
+def cache_directory(name: str = "digests") -> Path:
+    """Where things are remembered: below ``XDG_CACHE_HOME``, else ``~/.cache``; for a user without
+    a home below the folder of temporary files."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    return root / "sampler-operator" / "digests"
+    if os.path.isabs(given):
+        root = Path(given)
+    else:
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            root = Path(tempfile.gettempdir())
+    return root / "sampler-operator" / name
 
 
 def file_sha256(

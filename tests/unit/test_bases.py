@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import pwd
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,3 +257,11 @@ def test_digests_are_remembered_below_the_users_cache(monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/nowhere/me")
     assert cache_directory() == Path("/nowhere/me/.cache/sampler-operator/digests")
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    monkeypatch.setattr(tempfile, "tempdir", "/scratch")
+    assert cache_directory() == Path("/scratch/sampler-operator/digests")

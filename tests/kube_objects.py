@@ -28,6 +28,7 @@ __all__ = [
     "pod_condition",
     "running",
     "situation",
+    "termination",
     "waiting",
 ]
 

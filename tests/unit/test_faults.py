@@ -287,6 +287,14 @@ def test_a_container_that_does_not_serve_says(
     assert fault.sentence == f"replica {NAME}: {fault.message}"
 
 
+def test_a_node_out_of_memory_asks_for_a_limit() -> None:
+    fault = fault_of(pod(server=ended(137, "OOMKilled")))
+    assert fault is not None
+    assert fault.message == (
+        "the server was killed because its node ran out of memory; set resources.limits.memory"
+    )
+
+
 def test_pulling_and_backing_off_tell_the_same() -> None:
     cause = 'failed to pull and unpack image "acme/sampler:9": not found'
     pulling = fault_of(pod(server=waiting("ErrImagePull", cause)))
@@ -423,6 +431,15 @@ PLACES = [
         (Reason.UNSCHEDULABLE, Gravity.HEALING),
         "this fleet's own old pods hold them",
         id="old pods that may be missing make room by and by",
+    ),
+    pytest.param(
+        NO_GPU,
+        SURGE,
+        (pod("fleet-a-2", is_ready=True),),
+        ROOM,
+        (Reason.UNSCHEDULABLE, Gravity.HEALING),
+        "largest free is 1; free some, add nodes or lower replicas",
+        id="a fleet that has outgrown its nodes is no rollout",
     ),
     pytest.param(
         NO_GPU,

@@ -92,6 +92,13 @@ def test_two_refusals_of_one_cause_read_the_same() -> None:
     assert refusal_fault(first) == refusal_fault(second)
 
 
+def test_a_replica_set_that_is_refused_is_a_refused_pod() -> None:
+    found = deployment(0, progressing=("False", "ReplicaSetCreateError")).deployment
+    fault = refusal_fault(found)
+    assert fault is not None
+    assert fault.reason == Reason.POD_REFUSED
+
+
 def test_a_deployment_without_refusals_has_no_fault() -> None:
     assert refusal_fault(None) is None
     assert refusal_fault(deployment(2, ready=2).deployment) is None

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from tests.kube_objects import NOW, deployment, ended, fleet, pod, running, situation, waiting
+from tests.kube_objects import (
+    NOW,
+    deployment,
+    ended,
+    fleet,
+    pod,
+    running,
+    situation,
+    termination,
+    waiting,
+)
 from tests.spec_cases import EVERYTHING
 
 from sampler_api.fleet import AdaptersConfig
@@ -25,6 +35,9 @@ OLD_NO_IMAGE = pod(
     "fleet-b-3", template="b", age=300, server=waiting("ErrImageNeverPull", 'image "x"')
 )
 CRASHED = pod("fleet-a-2", server=ended(1, message="no such dtype"))
+LOOPING = pod(
+    "fleet-a-2", server=waiting("CrashLoopBackOff", restarts=4, last=termination(1, "Error"))
+)
 DONE = ("True", "NewReplicaSetAvailable")
 PAUSED = ("Unknown", "DeploymentPaused")
 LATE = ("False", "ProgressDeadlineExceeded")
@@ -292,6 +305,48 @@ CASES = [
         (NO_IMAGE, CRASHED),
         {"Ready": "-ImageNeverPull", "Stalled": "+ImageNeverPull"},
         {"Ready": "0 of 2 replicas ready; replica fleet-a-1: image x is not on the node"},
+    ),
+    Case(
+        "what a person must mend is told before what may heal earlier in the life of a pod",
+        TWO,
+        deployment(2, ready=0),
+        (pod("fleet-a-1", server=waiting("ImagePullBackOff", "i/o timeout")), LOOPING),
+        {"Ready": "-EngineStartFailed", "Stalled": "+EngineStartFailed"},
+    ),
+    Case(
+        "of two faults alike the one earlier in the life of a pod is told",
+        TWO,
+        deployment(2, ready=0),
+        (
+            pod("fleet-a-1", server=ended(1, message="no such dtype")),
+            pod("fleet-a-2", server=waiting("ImagePullBackOff", "i/o timeout")),
+        ),
+        {"Ready": "-ImagePull", "Stalled": "-NoFault"},
+    ),
+    Case(
+        "an old replica that was made anew during a rollout is still an old one",
+        {"replicas": 3},
+        deployment(3, 1, 1),
+        (
+            pod("fleet-a-1", server=running(), age=60),
+            OLD,
+            pod("fleet-b-3", template="b", age=9, server=waiting("ErrImageNeverPull", 'image "x"')),
+        ),
+        {"UpToDate": "-RollingOut", "Stalled": "-NoFault"},
+    ),
+    Case(
+        "a refusal of a former generation stalls nobody",
+        TWO,
+        deployment(1, ready=0, generation=5, seen=4, failure=QUOTA),
+        (LOADING,),
+        {"Ready": "-PodRefused", "UpToDate": "-RollingOut", "Stalled": "-NoFault"},
+    ),
+    Case(
+        "a refusal that has not been taken back stalls no complete fleet",
+        TWO,
+        deployment(2, ready=2, progressing=DONE, failure=QUOTA),
+        (READY, READY_2),
+        {"UpToDate": "+UpToDate", "Stalled": "-NoFault"},
     ),
     Case(
         "of a fault and a start the fault is told",

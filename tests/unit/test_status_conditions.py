@@ -33,9 +33,13 @@ def test_a_condition_has_the_shape_of_all_of_kubernetes() -> None:
 STARTING = Condition(ConditionType.READY, False, Reason.STARTING, "1 of 2 replicas ready")
 FEWER = Condition(ConditionType.READY, True, Reason.SERVING, "1 of 2 replicas ready")
 
+CRASHED = Condition(ConditionType.READY, False, Reason.ENGINE_START_FAILED, "no such dtype")
+UNREADY: Manifest = {"conditions": merged({}, [STARTING], 1, NOW)}
+
 TIMES = [
     pytest.param(FORMER, SERVING, NOW, id="a condition that stays keeps its time"),
     pytest.param(FORMER, FEWER, NOW, id="a new message moves no time"),
+    pytest.param(UNREADY, CRASHED, NOW, id="a new reason moves no time"),
     pytest.param(FORMER, STARTING, LATER, id="a status that flips moves it"),
     pytest.param({}, SERVING, LATER, id="a first condition begins now"),
 ]

@@ -53,8 +53,8 @@ _ABSENT_IMAGE: Final = ("not found", "manifest unknown", "name unknown")
 
 
 def container_fault(pod: PodView, sd: SamplerDeployment) -> Fault | None:
-    """The fault of the first container that does not run, init containers before the others."""
-    for container in sorted(pod.containers, key=lambda c: not c.is_init):
+    """The fault of the first container that does not run; init containers come first."""
+    for container in pod.containers:
         fault = _waiting_fault(container, sd) or _ended_fault(container, sd)
         if fault is not None:
             reason, message, gravity = fault

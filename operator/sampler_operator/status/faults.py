@@ -19,7 +19,7 @@ from .situation import Situation
 __all__ = ["pod_fault", "pod_faults"]
 
 _RECENT_SECONDS: Final = 600.0
-_NODE_REASONS: Final = frozenset({"NodeLost", "NodeShutdown", "Terminated", "Shutdown"})
+_NODE_REASONS: Final = frozenset({"NodeLost", "NodeShutdown", "Terminated"})
 _MOUNT_EVENTS: Final = frozenset({"FailedAttachVolume", "FailedMount", "FailedMapVolume"})
 
 
@@ -38,8 +38,7 @@ def pod_fault(
     if pod.phase == "Failed":
         return _failed(pod, now)
     if _is_on_lost_node(pod):
-        said = pod.status_message or f"node {pod.node} does not answer"
-        return Fault(Reason.NODE_LOST, shortened(said), pod=pod.name)
+        return Fault(Reason.NODE_LOST, f"node {pod.node} does not answer", pod=pod.name)
     warnings = situation.warnings.get(pod.name, ())
     report = situation.reports.get(pod.name)
     if report is not None and report.life != pod.life:
@@ -71,8 +70,6 @@ def _failed(pod: PodView, now: datetime) -> Fault | None:
 def _is_on_lost_node(pod: PodView) -> bool:
     """When a node falls silent, Kubernetes sets its pods' Ready to False and leaves the rest of
     their status as the kubelet last wrote it."""
-    if pod.status_reason == "NodeLost":
-        return True
     ready, containers = pod.conditions.get("Ready"), pod.conditions.get("ContainersReady")
     if ready is None or containers is None:
         return False

@@ -1,6 +1,7 @@
-"""Registration with kopf: indices and events, nothing that leaves a trace on the resource.
+"""Registration with kopf: events alone, which leave no trace on the resource.
 
-Only ``index`` and ``on.event`` are used: other kinds of handlers write annotations or finalizers.
+Other kinds of handlers write annotations or finalizers. Indices do not, but with them kopf holds
+every object in memory until all kinds are listed.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,16 @@ import kopf
 from kopf import DiffBaseStorage, OperatorRegistry, OperatorSettings, ProgressStorage
 
 from .. import names
-from ..names import Key, Ref
-from ..observed import child_view, pod_view
+from ..names import Key
 from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, Resource
-from .view import KubeView, sd_bytes
+from .view import KubeView
 
-__all__ = ["operator_settings", "register"]
+__all__ = ["LABEL_SELECTOR", "operator_settings", "register"]
+
+LABEL_SELECTOR: Final = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
 
 _LABELLED: Final = frozenset({PODS, *CHILDREN.values()})
-_SELECTOR: Final = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
+_PAGE: Final = 100
 
 
 class _NoDiffBase(DiffBaseStorage):
@@ -61,9 +63,10 @@ def operator_settings(is_namespaced: bool) -> OperatorSettings:
     settings.scanning.disabled = is_namespaced
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
-    settings.queueing.idle_timeout = 1.0
+    settings.queueing.idle_timeout = 0.1
     settings.networking.connect_timeout = 10.0
-    settings.watching.label_selectors[_is_labelled] = _SELECTOR
+    settings.watching.chunk_size = _PAGE
+    settings.watching.label_selectors[_is_labelled] = LABEL_SELECTOR
     return settings
 
 
@@ -76,57 +79,17 @@ def register(
     registry: OperatorRegistry,
     view: KubeView,
     enqueue: Callable[[Key], None],
+    relisted: Callable[[], None],
     login: Callable[..., Any],
-    started: Callable[[], None],
 ) -> None:
-    """Feed ``view`` and ask for passes; ``started`` is called once with the indices in place."""
+    """Feed ``view`` and ask for passes; ``relisted`` is called for objects of a list."""
     kopf.on.login(registry=registry)(login)
 
-    async def index_sd(*, body: kopf.Body, **_: Any) -> Any:
-        return {_key(body, body["metadata"]["name"]): sd_bytes(body)}
+    async def changed(*, event: Any, **_: Any) -> None:
+        see = view.end if event["type"] == "DELETED" else view.put
+        enqueue(see(event["object"]))
+        if event["type"] is None:
+            relisted()
 
-    async def index_pod(*, body: kopf.Body, **_: Any) -> Any:
-        pod = pod_view(body)
-        return {_key(body, pod.fleet): pod}
-
-    async def index_child(*, body: kopf.Body, **_: Any) -> Any:
-        child = child_view(body)
-        return {_key(body, child.fleet): child}
-
-    async def sd_changed(*, event: Any, body: kopf.Body, **_: Any) -> None:
-        key = _key(body, body["metadata"]["name"])
-        if event["type"] == "DELETED":
-            view.gone(key, None, body["metadata"]["uid"])
-        enqueue(key)
-
-    async def child_changed(*, event: Any, body: kopf.Body, **_: Any) -> None:
-        key = _key(body, _fleet(body))
-        if event["type"] == "DELETED":
-            ref = Ref(body["kind"], body["metadata"]["name"])
-            view.gone(key, ref, body["metadata"]["uid"])
-        enqueue(key)
-
-    async def pod_changed(*, body: kopf.Body, **_: Any) -> None:
-        enqueue(_key(body, _fleet(body)))
-
-    kopf.index(**SAMPLER_DEPLOYMENTS._asdict(), id="sds", registry=registry)(index_sd)
-    kopf.index(**PODS._asdict(), id="pods", registry=registry)(index_pod)
-    kopf.on.event(**SAMPLER_DEPLOYMENTS._asdict(), registry=registry)(sd_changed)
-    kopf.on.event(**PODS._asdict(), registry=registry)(pod_changed)
-    for kind, resource in CHILDREN.items():
-        kopf.index(**resource._asdict(), id=kind, registry=registry)(index_child)
-        kopf.on.event(**resource._asdict(), registry=registry)(child_changed)
-
-    @kopf.on.startup(registry=registry)
-    async def startup(**indices: Any) -> None:
-        children = {kind: indices[kind] for kind in CHILDREN}
-        view.attach(indices["sds"], indices["pods"], children)
-        started()
-
-
-def _key(body: kopf.Body, name: str) -> Key:
-    return Key(str(body["metadata"]["namespace"]), name)
-
-
-def _fleet(body: kopf.Body) -> str:
-    return str(body["metadata"].get("labels", {}).get(names.FLEET_LABEL, ""))
+    for resource in (SAMPLER_DEPLOYMENTS, PODS, *CHILDREN.values()):
+        kopf.on.event(**resource._asdict(), registry=registry)(changed)

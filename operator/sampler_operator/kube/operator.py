@@ -9,6 +9,7 @@ from typing import Any
 import kopf
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from ..errors import OperatorError
 from ..metrics import OperatorMetrics
 from ..plan import BuildSettings
 from ..reconciler import Reconciler
@@ -21,6 +22,7 @@ from .check import require_crd
 from .cluster import KubeCluster
 from .handlers import operator_settings, register
 from .probes import BEAT_SECONDS, Health
+from .sweeper import Sweeper
 from .view import KubeView
 
 __all__ = ["KubeOperator"]
@@ -49,7 +51,7 @@ class KubeOperator:
         self.health = Health()
         self.view = KubeView()
         self.ready = asyncio.Event()
-        """The indices are complete, and passes run."""
+        """Everything is known, and passes run."""
         self.stop = asyncio.Event()
         """Set it to end the operator."""
         self.queue: WorkQueue
@@ -69,6 +71,8 @@ class KubeOperator:
             self.metrics.queue_depth = lambda: len(self.queue)
             try:
                 await self._watch()
+            except* OperatorError as group:
+                raise group.exceptions[0] from None
             finally:
                 await reporter.close()
         finally:
@@ -78,10 +82,12 @@ class KubeOperator:
     async def _watch(self) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
-        register(registry, self.view, self.queue.add, self._login, self.ready.set)
+        sweeper = Sweeper(self.api, self.view, self.queue.add, config.namespaces)
+        register(registry, self.view, self.queue.add, sweeper.ask, self._login)
         async with asyncio.TaskGroup() as group:
             helpers = [
-                group.create_task(self.queue.run()),
+                group.create_task(sweeper.run()),
+                group.create_task(self._work(sweeper)),
                 group.create_task(self._resync()),
                 group.create_task(self._tell_health()),
             ]
@@ -95,6 +101,12 @@ class KubeOperator:
             )
             for helper in helpers:
                 helper.cancel()
+
+    async def _work(self, sweeper: Sweeper) -> None:
+        """No pass before everything is known: a child that is not seen yet would be made again."""
+        await sweeper.done.wait()
+        self.ready.set()
+        await self.queue.run()
 
     def _login(self, **arguments: Any) -> Any:
         if self._config.kubeconfig is None:

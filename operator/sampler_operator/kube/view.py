@@ -1,72 +1,111 @@
-"""``ports.View`` over kopf's indices, and over our own writes that the watches have yet to show."""
+"""``ports.View`` over what the watches have shown, and what our own writes were answered.
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+Both feed one store: of two states of an object the newer one counts, and an object whose end was
+seen does not come back. Watches may lose the end of an object (a list after an outage shows only
+what is left); ``sweep`` compares with a list of our own.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from .. import names
 from ..names import Key, Ref
 from ..objects import Manifest
-from ..observed import ChildView, Observed
-from .resources import CHILDREN
+from ..observed import ChildView, Observed, PodView, child_view, pod_view
 
-__all__ = ["Index", "KubeView", "sd_bytes"]
+__all__ = ["KubeView"]
 
-_GONE_REMEMBERED = 64
+_TOMBSTONES: Final = 4096
+_KEPT: Final = ("name", "namespace", "uid", "generation", "resourceVersion", "deletionTimestamp")
 
-
-class Index(Protocol):
-    """The part of ``kopf.Index`` that is used."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """The keys."""
-        ...
-
-    def get(self, key: Any, default: Any = ()) -> Iterable[Any]:
-        """Values of all objects under a key."""
-        ...
+T = TypeVar("T")
 
 
-_KEPT = ("name", "namespace", "uid", "generation", "resourceVersion", "deletionTimestamp")
+class _Entry(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    uid: str
+    version: int
+    value: T
 
 
-def sd_bytes(obj: Mapping[str, Any]) -> bytes:
-    """What is kept of a SamplerDeployment."""
+def _sd_bytes(obj: Mapping[str, Any]) -> bytes:
     meta = obj["metadata"]
-    kept = {name: meta[name] for name in _KEPT if name in meta}
     return msgspec.json.encode(
         {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "metadata": kept,
+            "metadata": {name: meta[name] for name in _KEPT if name in meta},
             "spec": obj.get("spec"),
             "status": obj.get("status") or {},
         }
     )
 
 
-def _number(version: str) -> int:
-    # Resource versions of one kind can be compared as numbers (KEP-5504, since Kubernetes 1.35;
-    # in practice ever since they come from etcd).
-    return int(version) if version.isdigit() else 0
+def version_of(obj: Mapping[str, Any]) -> int:
+    """The resource version of an object or list, which for one kind grows with time.
+
+    Kubernetes promises the order since 1.35 (KEP-5504); before, etcd's revisions had it anyway.
+    """
+    text = str(obj["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
 
 
 class KubeView:
-    """What the watches have shown, and what our own writes were answered."""
+    """Everything that is ours in the cluster, as projections. All methods on one loop."""
 
     def __init__(self) -> None:
-        self._sds: Index
-        self._pods: Index
-        self._children: Mapping[str, Index] = {}
-        self._written: dict[Key, dict[Ref, ChildView]] = {}
-        self._written_sds: dict[Key, tuple[str, int, bytes]] = {}
-        self._gone: deque[str] = deque(maxlen=_GONE_REMEMBERED)
+        self._sds: dict[Key, _Entry[bytes]] = {}
+        self._children: dict[Key, dict[Ref, _Entry[ChildView]]] = {}
+        self._pods: dict[Key, dict[str, _Entry[PodView]]] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def attach(self, sds: Index, pods: Index, children: Mapping[str, Index]) -> None:
-        """Read from these indices; children by kind."""
-        self._sds, self._pods, self._children = sds, pods, children
+    # -- what was seen -----------------------------------------------------------------------------
+
+    def put(self, obj: Mapping[str, Any]) -> Key:
+        """An object in its present state; the key that has to be looked at."""
+        kind, meta = obj["kind"], obj["metadata"]
+        uid, version = meta["uid"], version_of(obj)
+        if kind == names.KIND:
+            key = Key(meta["namespace"], meta["name"])
+            if self._is_news(self._sds.get(key), uid, version):
+                self._sds[key] = _Entry(uid, version, _sd_bytes(obj))
+        elif kind == "Pod":
+            key = _fleet(meta)
+            pods = self._pods.setdefault(key, {})
+            if self._is_news(pods.get(meta["name"]), uid, version):
+                pods[meta["name"]] = _Entry(uid, version, pod_view(obj))
+        else:
+            key = _fleet(meta)
+            self.wrote(key, child_view(obj))
+        return key
+
+    def end(self, obj: Mapping[str, Any]) -> Key:
+        """An object has ended, or has lost the label that makes it ours."""
+        kind, meta = obj["kind"], obj["metadata"]
+        self._ended[meta["uid"]] = None
+        if len(self._ended) > _TOMBSTONES:
+            self._ended.popitem(last=False)
+        key = Key(meta["namespace"], meta["name"]) if kind == names.KIND else _fleet(meta)
+        self._drop(kind, key, meta["name"], meta["uid"])
+        return key
+
+    def sweep(self, kind: str, namespace: str, present: set[str], at: int) -> set[Key]:
+        """Compare with a list of a kind: what is not in it any more has ended. The keys with news.
+
+        ``present`` are the uids of the list and ``at`` is its version; an empty ``namespace``
+        means all.
+        """
+        return {
+            key
+            for key, name, entry in list(self._entries(kind))
+            if namespace in ("", key.namespace)
+            if entry.uid not in present and entry.version <= at
+            if self._drop(kind, key, name, entry.uid)
+        }
+
+    # -- ports.View --------------------------------------------------------------------------------
 
     def all_keys(self) -> list[Key]:
         """Every SamplerDeployment."""
@@ -74,62 +113,74 @@ class KubeView:
 
     def observed(self, key: Key) -> Observed | None:
         """See ``ports.View``."""
-        sd = self._sd(key)
-        if sd is None:
+        entry = self._sds.get(key)
+        if entry is None:
             return None
-        return Observed(sd, self._children_of(key, sd), tuple(self._pods.get(key, ())))
+        sd: Manifest = msgspec.json.decode(entry.value)
+        children = {
+            ref: child.value
+            for ref, child in self._children.get(key, {}).items()
+            if child.value.owner == entry.uid
+        }
+        pods = sorted(self._pods.get(key, {}).items())
+        return Observed(sd, children, tuple(pod.value for _, pod in pods))
 
     def wrote(self, key: Key, child: ChildView) -> None:
         """See ``ports.View``."""
-        if child.uid not in self._gone:
-            self._written.setdefault(key, {})[child.ref] = child
+        children = self._children.setdefault(key, {})
+        version = int(child.version) if child.version.isdigit() else 0
+        if self._is_news(children.get(child.ref), child.uid, version):
+            children[child.ref] = _Entry(child.uid, version, child)
 
     def wrote_sd(self, key: Key, sd: Manifest) -> None:
         """See ``ports.View``."""
-        meta = sd["metadata"]
-        self._written_sds[key] = meta["uid"], _number(meta["resourceVersion"]), sd_bytes(sd)
+        self.put({"kind": names.KIND, **sd})
 
-    def gone(self, key: Key, ref: Ref | None, uid: str) -> None:
-        """A watch has shown the end of an object; ``ref`` is None for the SamplerDeployment."""
-        self._gone.append(uid)
-        if ref is None:
-            self._written.pop(key, None)
-            self._written_sds.pop(key, None)
-            return
-        written = self._written.get(key, {})
-        if ref in written and written[ref].uid == uid:
-            del written[ref]
+    # ----------------------------------------------------------------------------------------------
 
-    def _sd(self, key: Key) -> Manifest | None:
-        seen = next(iter(self._sds.get(key, ())), None)
-        if seen is None:
-            self._written_sds.pop(key, None)
-            return None
-        sd: Manifest = msgspec.json.decode(seen)
-        written = self._written_sds.get(key)
-        if written is not None:
-            uid, version, data = written
-            meta = sd["metadata"]
-            if uid == meta["uid"] and version > _number(meta["resourceVersion"]):
-                newer: Manifest = msgspec.json.decode(data)
-                return newer
-            del self._written_sds[key]
-        return sd
+    def _is_news(self, known: _Entry[Any] | None, uid: str, version: int) -> bool:
+        if uid in self._ended:
+            return False
+        return known is None or version > known.version
 
-    def _children_of(self, key: Key, sd: Manifest) -> dict[Ref, ChildView]:
-        owner = sd["metadata"]["uid"]
-        found: dict[Ref, ChildView] = {}
-        for kind in CHILDREN:
-            index = self._children.get(kind)
-            for child in index.get(key, ()) if index is not None else ():
-                if child.owner == owner:
-                    found[child.ref] = child
-        written = self._written.get(key)
-        if written:
-            for ref, child in list(written.items()):
-                seen = found.get(ref)
-                if seen is not None and _number(seen.version) >= _number(child.version):
-                    del written[ref]
-                elif child.owner == owner:
-                    found[ref] = child
-        return found
+    def _drop(self, kind: str, key: Key, name: str, uid: str) -> bool:
+        """Take an object out, unless another has its name by now."""
+        if kind == names.KIND:
+            return _pop(self._sds, key, uid)
+        if kind == "Pod":
+            return _pop_nested(self._pods, key, name, uid)
+        return _pop_nested(self._children, key, Ref(kind, name), uid)
+
+    def _entries(self, kind: str) -> Iterable[tuple[Key, str, _Entry[Any]]]:
+        if kind == names.KIND:
+            for key, sd in self._sds.items():
+                yield key, key.name, sd
+        elif kind == "Pod":
+            for key, pods in self._pods.items():
+                for name, pod in pods.items():
+                    yield key, name, pod
+        else:
+            for key, children in self._children.items():
+                for ref, child in children.items():
+                    if ref.kind == kind:
+                        yield key, ref.name, child
+
+
+def _fleet(meta: Mapping[str, Any]) -> Key:
+    return Key(meta["namespace"], (meta.get("labels") or {}).get(names.FLEET_LABEL, ""))
+
+
+def _pop(entries: dict[Any, _Entry[Any]], name: object, uid: str) -> bool:
+    entry = entries.get(name)
+    if entry is None or entry.uid != uid:
+        return False
+    del entries[name]
+    return True
+
+
+def _pop_nested(entries: dict[Key, Any], key: Key, name: object, uid: str) -> bool:
+    found = entries.get(key, {})
+    was_there = _pop(found, name, uid)
+    if was_there and not found:
+        del entries[key]
+    return was_there

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from .failures import told
+
 __all__ = ["down"]
 
 
@@ -14,12 +16,8 @@ def down(
     ] = False,
 ) -> None:
     """End a fleet of this machine; its replicas hand over what they have, then nothing is left."""
-    from sampler_operator.errors import OperatorError
-    from sampler_operator.local.requests import end_fleet, folder_of
+    with told("down"):
+        from sampler_operator.local.requests import end_fleet, folder_of
 
-    try:
         end_fleet(folder_of(name), typer.echo, at_once=now)
-    except (OperatorError, OSError) as error:
-        typer.echo(f"sampler down: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(f"fleet {name} has ended")

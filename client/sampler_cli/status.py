@@ -1,10 +1,11 @@
 """``sampler status``: fleets of this machine as ``kubectl get -o wide`` would show them."""
 
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .failures import told
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,18 +23,10 @@ def status(
     """Show the fleets of this machine; of one fleet also its replicas and conditions."""
     from rich.console import Console
 
-    from sampler_api.local_state import state_root
-    from sampler_operator.local.requests import folder_of
-    from sampler_operator.local.state import read_state
+    with told("status"):
+        from sampler_operator.local.requests import fleets
 
-    root = state_root(os.environ)
-    names = [name] if name else sorted(p.name for p in root.glob("*") if p.is_dir())
-    folders = [folder for folder in map(folder_of, names) if folder.holder()]
-    states = [state for state in map(read_state, folders) if state is not None]
-    if not states:
-        what = f"no fleet {name} runs here" if name else "no fleet runs here"
-        typer.echo(f"sampler status: {what} ({root}); `sampler up -f FILE` starts one", err=True)
-        raise typer.Exit(1)
+        states = fleets(name)
     # As with kubectl nothing is cut short; a terminal wraps what is too long for it.
     console = Console(highlight=False, width=_WIDTH)
     console.print(_fleets(states))

@@ -2,9 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .failures import told
+
+if TYPE_CHECKING:
+    from sampler_operator.local.requests import Request
 
 __all__ = ["up"]
 
@@ -34,17 +39,10 @@ def up(
     While the fleet runs, a second `sampler up` with an edited file rolls the change out and
     returns when all replicas are up to date.
     """
-    from sampler_operator.errors import OperatorError
-    from sampler_operator.local.places import Places, directory, pairs
-    from sampler_operator.local.requests import (
-        end_fleet,
-        in_background,
-        requested,
-        wait_until_up,
-    )
-    from sampler_operator.local.state import read_state
+    with told("up"):
+        from sampler_operator.local.places import Places, directory, pairs
+        from sampler_operator.local.requests import requested
 
-    try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
         places = Places(
             pairs(volume or (), "--volume"),
@@ -54,24 +52,37 @@ def up(
         request = requested(text, places)
         for note in request.prepared.notes:
             typer.echo(note)
-        folder = request.folder
-        is_new = not folder.holder()
-        before = None if is_new else read_state(folder)
-        digest = request.write()
-        if is_new and not detach:
+        name = request.folder.name
+        if request.folder.holder():
+            _hand_over(request)
+        elif detach:
+            _start(request)
+        else:
             from sampler_operator.local.__main__ import main
 
-            raise typer.Exit(main(folder.name))
-        if is_new:
-            in_background(folder)
-        try:
-            wait_until_up(folder, digest, before, typer.echo)
-        except BaseException:
-            # A fleet that ran before goes on with what it can; a new one that cannot is no fleet.
-            if is_new and folder.holder():
-                end_fleet(folder, typer.echo)
-            raise
-    except (OperatorError, OSError) as error:
-        typer.echo(f"sampler up: {error}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f'fleet {folder.name} is up to date: RemoteSampler("local://{folder.name}")')
+            request.write()
+            raise typer.Exit(main(name))
+    typer.echo(f'fleet {name} is up to date: RemoteSampler("local://{name}")')
+
+
+def _hand_over(request: "Request") -> None:
+    """To the runtime that is there; when the change fails, the fleet goes on with what it can."""
+    from sampler_operator.local.requests import wait_until_up
+    from sampler_operator.local.state import read_state
+
+    before = read_state(request.folder)
+    wait_until_up(request.folder, request.write(), before, typer.echo)
+
+
+def _start(request: "Request") -> None:
+    """A runtime in the background; of a fleet that cannot start nothing is left but its logs."""
+    from sampler_operator.local.requests import in_background, wait_until_up
+
+    digest = request.write()
+    runtime = in_background(request.folder)
+    try:
+        wait_until_up(request.folder, digest, None, typer.echo)
+    except BaseException:
+        runtime.terminate()
+        runtime.wait()
+        raise

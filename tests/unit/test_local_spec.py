@@ -9,6 +9,7 @@ import yaml
 
 from sampler_operator.errors import InvalidSpec
 from sampler_operator.local.columns import age, row
+from sampler_operator.local.localized import localized
 from sampler_operator.local.news import news
 from sampler_operator.local.places import Places, pairs
 from sampler_operator.local.prepared import prepared
@@ -37,7 +38,7 @@ def torch(**more: Any) -> dict[str, Any]:
 
 
 def spec_of(given: dict[str, Any], places: Places) -> dict[str, Any]:
-    made: dict[str, Any] = prepared(text(given), places, 0).manifest["spec"]
+    made: dict[str, Any] = localized(yaml.safe_load(text(given)), places, 0)["spec"]
     return made
 
 
@@ -110,6 +111,17 @@ def test_a_model_is_where_it_was_said_to_be_under_the_name_that_clients_know(
             r"spec\.gpu\.count: a replica needs 1, this machine has no GPU; set gpu\.count: 0",
             id="a GPU that is not there",
         ),
+        pytest.param(
+            torch(
+                lora={
+                    "volumes": [
+                        {"name": "v", "mountPath": "/a", "hostPath": {"path": "/no/such/place"}}
+                    ]
+                }
+            ),
+            "volume lora-v: there is no directory /no/such/place",
+            id="a directory that is not there",
+        ),
         pytest.param(torch(replica=1), "spec.replica: unknown field", id="a typing error"),
     ],
 )
@@ -121,11 +133,13 @@ def test_what_cannot_run_here_is_told_before_anything_starts(
 
 
 def test_everything_of_the_file_that_does_nothing_here_is_named() -> None:
-    spec = {"model": {"uri": "sim://m"}, "engine": {"sim": {}}, "image": "x", "shmSize": "2Gi"}
+    spec: dict[str, Any] = {"model": {"uri": "sim://m"}, "engine": {"sim": {}}}
+    spec |= {"image": "x", "shmSize": "2Gi"}
+    spec["lora"] = {"storeSizeLimit": "1Gi"}
     found = prepared(text(spec, {"kind": "Secret"}, {"kind": "Namespace"}), Places(), 0)
     assert found.notes == (
         "not used on one machine: Secret, Namespace",
-        "without meaning on one machine: spec.image, spec.shmSize",
+        "without meaning on one machine: spec.image, spec.lora.storeSizeLimit, spec.shmSize",
     )
 
 
@@ -184,7 +198,9 @@ def state(*conditions: dict[str, Any], pods: tuple[PodLine, ...] = ()) -> FleetS
 
 
 def pod(kind: str = "Running", *, ready: bool = False, message: str = "") -> PodLine:
-    return PodLine("policy-a", kind, ready, 0, 7, ("http://h:1",), "/log", message)
+    return PodLine(
+        "policy-a", kind, ready, 0, 7, ("http://h:1",), "http://h:2/status", "/log", message
+    )
 
 
 def test_news_are_what_has_changed() -> None:

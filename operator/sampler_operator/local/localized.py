@@ -18,9 +18,11 @@ __all__ = ["idle_fields", "localized"]
 _IDLE: Final = (
     "affinity",
     "disruptionBudget",
+    "gpu.resourceName",
     "image",
     "imagePullPolicy",
     "imagePullSecrets",
+    "lora.storeSizeLimit",
     "monitoring",
     "networkPolicy",
     "nodeSelector",
@@ -39,7 +41,13 @@ _IDLE: Final = (
 
 def idle_fields(manifest: Manifest) -> tuple[str, ...]:
     """Fields of the spec that mean nothing on one machine."""
-    return tuple(name for name in _IDLE if name in manifest["spec"])
+    return tuple(name for name in _IDLE if _is_given(manifest["spec"], name.split(".")))
+
+
+def _is_given(part: Any, path: list[str]) -> bool:
+    if not path:
+        return True
+    return isinstance(part, dict) and path[0] in part and _is_given(part[path[0]], path[1:])
 
 
 def localized(manifest: Manifest, places: Places, devices: int) -> Manifest:
@@ -95,8 +103,9 @@ def _lora(sd: SamplerDeployment, given: Mapping[str, Any], places: Places) -> Ma
         if volume.empty_dir is not None:
             volumes.append(raw)
             continue
+        source: Manifest = {}
         if volume.host_path is not None:
-            directory = volume.host_path.path
+            directory, source = volume.host_path.path, raw["hostPath"]
         elif volume.persistent_volume_claim is not None:
             directory = places.volume(volume.persistent_volume_claim.claim_name, where)
         else:
@@ -106,7 +115,7 @@ def _lora(sd: SamplerDeployment, given: Mapping[str, Any], places: Places) -> Ma
         entry: Manifest = {
             "name": volume.name,
             "mountPath": directory,
-            "hostPath": {"path": directory},
+            "hostPath": {**source, "path": directory},
             "readOnly": volume.read_only,
         }
         volumes.append(entry)

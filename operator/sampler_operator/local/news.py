@@ -47,13 +47,15 @@ def _conditions(state: FleetState) -> dict[str, dict[str, Any]]:
 def _pod_news(before: PodLine | None, now: PodLine) -> Iterator[str]:
     if before is None:
         yield f"pod {now.name}: starts, log {now.log}"
+    if now.state == "Leaving":
+        if before is None or before.state != "Leaving":
+            yield f"pod {now.name}: leaves"
+        return
     if now.ready and (before is None or not before.ready):
         yield f"pod {now.name}: is ready at {' '.join(now.urls)}"
-    if now.state == "Leaving" and (before is None or before.state != "Leaving"):
-        yield f"pod {now.name}: leaves"
-    elif not now.ready and before is not None and before.ready:
+    if not now.ready and before is not None and before.ready:
         yield f"pod {now.name}: is not ready any more"
-    if before is not None and now.state != "Leaving":
+    if before is not None:
         told = (now.state, now.message)
         if told != (before.state, before.message) and (now.message or "BackOff" in now.state):
             yield f"pod {now.name}: {now.state}{f': {now.message}' if now.message else ''}"

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from sampler_api.local_state import fleet_folder
+from sampler_api.local_state import fleet_folder, state_root
 
 from ..errors import InvalidSpec, Missing, OperatorError
 from .devices import found_devices
@@ -22,7 +22,15 @@ from .places import Places
 from .prepared import Prepared, name_in, prepared
 from .state import FleetState, digest_of, read_state
 
-__all__ = ["Request", "end_fleet", "folder_of", "in_background", "requested", "wait_until_up"]
+__all__ = [
+    "Request",
+    "end_fleet",
+    "fleets",
+    "folder_of",
+    "in_background",
+    "requested",
+    "wait_until_up",
+]
 
 Tell = Callable[[str], None]
 
@@ -64,6 +72,19 @@ def requested(text: str, given: Places) -> Request:
     return Request(folder, prepared(text, places, devices), text, places)
 
 
+def fleets(name: str | None) -> list[FleetState]:
+    """The fleets that run here, or the one of a name. Raises Missing when there is none."""
+    root = state_root(os.environ)
+    names = [name] if name else sorted(p.name for p in root.glob("[a-z]*") if p.is_dir())
+    running = [(folder, folder.holder()) for folder in map(folder_of, names)]
+    states = [read_state(folder) for folder, holder in running if holder]
+    found = [state for state in states if state is not None]
+    if not found:
+        what = f"no fleet {name} runs" if name else "no fleet runs"
+        raise Missing(f"{what} here ({root}); `sampler up -f FILE` starts one")
+    return found
+
+
 def in_background(folder: Folder) -> "subprocess.Popen[bytes]":
     """Start the runtime of a folder as a process that outlives this one."""
     folder.logs.mkdir(parents=True, exist_ok=True)
@@ -85,8 +106,9 @@ def wait_until_up(
     deadline = time.monotonic() + _START_SECONDS
     is_taken = False
     while True:
-        state = read_state(folder)
-        if state is not None and state.request == request:
+        holder, state = folder.holder(), read_state(folder)
+        # What a former runtime wrote last may be of the same request.
+        if state is not None and state.pid == holder and state.request == request:
             is_taken = True
             if before != state:
                 for line in news(before, state):
@@ -99,7 +121,7 @@ def wait_until_up(
             if state.holds("Stalled"):
                 stalled = state.condition("Stalled")
                 raise OperatorError(f"{stalled['reason']}: {stalled['message']}")
-        if not folder.holder() and (is_taken or time.monotonic() > deadline):
+        if not holder and (is_taken or time.monotonic() > deadline):
             raise OperatorError(f"the runtime of {folder.name} has ended{_last_lines(folder)}")
         time.sleep(_LOOK_SECONDS)
 
@@ -111,13 +133,15 @@ def end_fleet(folder: Folder, tell: Tell, *, at_once: bool = False) -> None:
         raise Missing(f"no fleet {folder.name} runs here ({folder.path})")
     os.kill(pid, signal.SIGTERM)
     before = read_state(folder)
-    while folder.holder() == pid:
+    is_over = False
+    while not is_over:
+        is_over = folder.holder() != pid
         state = read_state(folder)
         if state is not None and before is not None and state != before:
             for line in news(before, state):
                 tell(line)
             before = state
-        if at_once:
+        if at_once and not is_over:
             os.kill(pid, signal.SIGTERM)
         time.sleep(_LOOK_SECONDS)
 

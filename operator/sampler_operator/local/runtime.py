@@ -25,6 +25,7 @@ from ..replica_http import HttpReplicas
 from ..reporter import Reporter
 from ..workqueue import WorkQueue
 from .cluster import LocalCluster
+from .command import HOST
 from .devices import Devices, found_devices
 from .folders import Folder
 from .news import news
@@ -129,7 +130,8 @@ class Runtime:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            self._take()
+            with contextlib.suppress(FileNotFoundError):
+                self._take()
 
     def _take(self) -> None:
         """Take in the spec file if it is another one."""
@@ -215,6 +217,7 @@ def _line(pod: Pod) -> PodLine:
         restarts=sum(container.restarts for container in view.containers),
         pid=pod.pid,
         urls=pod.replica.urls if view.is_ready else (),
+        status_url=f"http://{HOST}:{view.manage_port}/status" if view.manage_port else "",
         log=str(pod.log),
         message=message,
     )

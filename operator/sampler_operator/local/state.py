@@ -19,6 +19,7 @@ class PodLine(msgspec.Struct, frozen=True):
     restarts: int
     pid: int
     urls: tuple[str, ...]
+    status_url: str
     log: str
     message: str = ""
 

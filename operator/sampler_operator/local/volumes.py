@@ -20,7 +20,10 @@ _DATA: Final = "..data"
 def check_volumes(pod_spec: Manifest, places: Places) -> None:
     """Raises InvalidSpec for volumes and Secrets that this machine does not have."""
     for volume in pod_spec.get("volumes") or ():
-        directory_of(volume, places)
+        directory = directory_of(volume, places)
+        if directory is not None and not (directory.is_dir() or _is_made(volume)):
+            name = volume["name"]
+            raise InvalidSpec(f"volume {name}: there is no directory {directory}", name)
     for container in (*pod_spec.get("initContainers", ()), *pod_spec["containers"]):
         for variable in container.get("env") or ():
             _check_source(variable.get("valueFrom") or {}, variable["name"], places)
@@ -29,6 +32,10 @@ def check_volumes(pod_spec: Manifest, places: Places) -> None:
                 places.secret(source["secretRef"]["name"], "spec.envFrom")
             elif "configMapRef" in source:
                 places.volume(source["configMapRef"]["name"], "spec.envFrom")
+
+
+def _is_made(volume: Mapping[str, Any]) -> bool:
+    return bool(volume.get("hostPath", {}).get("type") == "DirectoryOrCreate")
 
 
 def _check_source(source: Mapping[str, Any], name: str, places: Places) -> None:
@@ -88,7 +95,7 @@ class Volumes:
                 content = config_maps.get(volume["configMap"]["name"])
                 if content is not None:
                     write_config_map(directory, content)
-            elif "emptyDir" in volume:
+            elif "emptyDir" in volume or _is_made(volume):
                 directory.mkdir(parents=True, exist_ok=True)
             elif "items" in volume.get("secret", {}):
                 directory.mkdir(parents=True, mode=0o700, exist_ok=True)

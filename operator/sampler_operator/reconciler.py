@@ -6,12 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 
 from sampler_api.fleet import AdaptersConfig
 
 from . import names
-from .adapter_plan import adapters_config
+from .adapter_plan import adapters_config, recorded
 from .errors import ClusterError, InvalidSpec, Missing
 from .metrics import OperatorMetrics
 from .names import Key
@@ -72,7 +71,7 @@ class Reconciler:
         warnings = await self._warnings(key, observed, now)
         room = await self._room(sd, observed, now)
 
-        config = adapters_config(sd, observed.pods, reports, _known_bases(observed.sd))
+        config = adapters_config(sd, observed.pods, reports, recorded(key, observed))
         plan = planned(sd, observed, config, self._settings)
 
         failures = await self._act(key, observed, plan)
@@ -212,8 +211,3 @@ class Reconciler:
                 self._metrics.failed(error)
                 log.warning("%s: event %s was not recorded: %s", key, event.reason, error)
         return None
-
-
-def _known_bases(sd: Manifest) -> dict[str, str]:
-    recorded: list[dict[str, Any]] = (sd.get("status") or {}).get("bases") or []
-    return {base["template"]: base["digest"] for base in recorded}

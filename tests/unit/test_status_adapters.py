@@ -51,7 +51,7 @@ def says(*states: AdapterState, hashed: str | None = None, error: str = "") -> R
 
 
 def config_of(spec: Mapping[str, object]) -> AdaptersConfig:
-    return adapters_config(parse(fleet(spec)), (), {}, {})
+    return adapters_config(parse(fleet(spec)), (), {}, AdaptersConfig())
 
 
 def reported(found: PodView, account: ReplicaStatus | str) -> Report:

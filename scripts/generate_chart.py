@@ -58,6 +58,7 @@ def leaves(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 def crd_template(crd: str) -> str:
     """The CRD as a template. Its text is kept: helm's own YAML would rewrite large numbers."""
     header, _, body = crd.partition("apiVersion:")
+    # As a comment of YAML it would be rendered, an object of nothing, where the CRD is not.
     head, name, rest = re.split(
         r"(?m)^metadata:\n  name: (\S+)\n", "apiVersion:" + body, maxsplit=1
     )
@@ -65,7 +66,8 @@ def crd_template(crd: str) -> str:
         raise ValueError("the CRD has {{, which helm would take for its own")
     keep = '(dict "helm.sh/resource-policy" "keep")'
     return (
-        f"{header}{{{{- if .Values.crds.install }}}}\n"
+        f"{{{{- /* {header.removeprefix('#').strip()} */}}}}\n"
+        f"{{{{- if .Values.crds.install }}}}\n"
         f"{{{{- $annotations := ternary {keep} (dict) .Values.crds.keep }}}}\n"
         f"{head}metadata:\n"
         f'  {{{{- include "sampler-operator.metadata" (dict "context" . "name" "{name}"'

@@ -48,11 +48,11 @@ def answer(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_an_operator_is_alive_from_the_start_and_ready_when_its_watches_have_begun(
+def test_an_operator_is_alive_from_the_start_and_ready_when_it_knows_its_cluster(
     port: int, health: Health
 ) -> None:
     assert answer(port, "/healthz") == (200, "ok\n")
-    assert answer(port, "/readyz") == (503, "the watches have not begun\n")
+    assert answer(port, "/readyz") == (503, "the cluster has not been listed yet\n")
     health.is_ready = True
     assert answer(port, "/readyz") == (200, "ok\n")
 

@@ -35,13 +35,13 @@ app.kubernetes.io/component: operator
 {{- $_ := set $own "app.kubernetes.io/part-of" "sampler-operator" }}
 {{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion }}
 {{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_")) }}
-{{- toYaml (merge $own .Values.commonLabels) }}
+{{- toYaml (merge $own (default (dict) .Values.commonLabels)) }}
 {{- end }}
 
 {{- /* metadata: of (context, name) and, if given, namespace, labels, annotations. */}}
 {{- define "sampler-operator.metadata" -}}
 {{- $own := include "sampler-operator.labels" .context | fromYaml }}
-{{- $annotations := merge (dict) (default (dict) .annotations) .context.Values.commonAnnotations -}}
+{{- $annotations := merge (dict) (default (dict) .annotations) (default (dict) .context.Values.commonAnnotations) -}}
 name: {{ .name }}
 {{- with .namespace }}
 namespace: {{ . }}

@@ -27,7 +27,7 @@ class Health:
         self._monotonic = monotonic
         self._beat = monotonic()
         self.is_ready = False
-        """The watches have begun."""
+        """Everything in the cluster is known, and passes run."""
 
     def beat(self) -> None:
         """The loop turns."""
@@ -49,7 +49,7 @@ def health_app(health: Health, registry: CollectorRegistry) -> _App:
                 reason = f"the event loop has not turned for {silent:.0f} s"
                 is_well = silent <= _SILENCE_SECONDS
             case "/readyz":
-                reason, is_well = "the watches have not begun", health.is_ready
+                reason, is_well = "the cluster has not been listed yet", health.is_ready
             case _:
                 page: Iterable[bytes] = metrics(environ, start_response)
                 return page

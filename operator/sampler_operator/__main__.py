@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -76,8 +75,6 @@ def run(
         resync_seconds=resync_seconds,
         metrics_port=metrics_port,
     )
-    if kubeconfig is not None:
-        os.environ["KUBECONFIG"] = kubeconfig  # where kopf looks
     from prometheus_client import REGISTRY
 
     from .kube.operator import KubeOperator

@@ -74,6 +74,18 @@ class KubeApi:
         """Close the connections."""
         await self._client.close()
 
+    @property
+    def configuration(self) -> Configuration:
+        """Server and credentials."""
+        configuration: Configuration = self._client.configuration
+        return configuration
+
+    async def authorization(self) -> str:
+        """The value of a request's authorization header; empty with certificates alone."""
+        headers: dict[str, str] = {}
+        await self._client.update_params_for_auth(headers, None, ["BearerToken"], "", "GET", None)
+        return headers.get("authorization", "")
+
     async def call(
         self,
         method: str,

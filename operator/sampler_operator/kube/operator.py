@@ -21,6 +21,7 @@ from .api import KubeApi
 from .check import require_crd
 from .cluster import KubeCluster
 from .handlers import operator_settings, register
+from .login import kubeconfig_login
 from .probes import BEAT_SECONDS, Health
 from .sweeper import Sweeper
 from .view import KubeView
@@ -70,7 +71,7 @@ class KubeOperator:
             self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
             self.metrics.queue_depth = lambda: len(self.queue)
             try:
-                await self._watch()
+                await self._watch(reporter)
             except* OperatorError as group:
                 raise group.exceptions[0] from None
             finally:
@@ -79,7 +80,7 @@ class KubeOperator:
             await replicas.close()
             await self.api.close()
 
-    async def _watch(self) -> None:
+    async def _watch(self, reporter: Reporter) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
         sweeper = Sweeper(self.api, self.view, self.queue.add, config.namespaces)
@@ -91,6 +92,14 @@ class KubeOperator:
                 group.create_task(self._resync()),
                 group.create_task(self._tell_health()),
             ]
+
+            @kopf.on.cleanup(registry=registry)
+            async def _(**_: Any) -> None:
+                # Without watches no pass may run; and kopf would wait 5 s for these tasks to end.
+                for helper in helpers:
+                    helper.cancel()
+                await reporter.close()
+
             await kopf.operator(
                 registry=registry,
                 settings=operator_settings(bool(config.namespaces)),
@@ -99,8 +108,6 @@ class KubeOperator:
                 namespaces=config.namespaces,
                 stop_flag=self.stop,
             )
-            for helper in helpers:
-                helper.cancel()
 
     async def _work(self, sweeper: Sweeper) -> None:
         """No pass before everything is known: a child that is not seen yet would be made again."""
@@ -108,12 +115,12 @@ class KubeOperator:
         self.ready.set()
         await self.queue.run()
 
-    def _login(self, **arguments: Any) -> Any:
+    async def _login(self, **arguments: Any) -> Any:
         if self._config.kubeconfig is None:
             found = kopf.login_with_service_account(**arguments)
             if found is not None:
                 return found
-        return kopf.login_with_kubeconfig(**arguments)
+        return await kubeconfig_login(self.api)
 
     async def _resync(self) -> None:
         """Level, not edge: what an event has not told, a look at everything does."""

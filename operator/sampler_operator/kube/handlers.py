@@ -87,7 +87,8 @@ def register(
 
     async def changed(*, event: Any, **_: Any) -> None:
         see = view.end if event["type"] == "DELETED" else view.put
-        enqueue(see(event["object"]))
+        for key in see(event["object"]):
+            enqueue(key)
         if event["type"] is None:
             relisted()
 

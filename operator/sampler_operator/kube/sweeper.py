@@ -99,7 +99,8 @@ class Sweeper:
                     return  # this cluster has no such kind
                 for item in page["items"]:
                     present.add(item["metadata"]["uid"])
-                    self._enqueue(self._view.put({**item, "kind": kind}))
+                    for key in self._view.put({**item, "kind": kind}):
+                        self._enqueue(key)
                 more = page["metadata"].get("continue")
                 if not more:
                     break

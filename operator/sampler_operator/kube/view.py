@@ -1,8 +1,8 @@
 """``ports.View`` over what the watches have shown, and what our own writes were answered.
 
-Both feed one store: of two states of an object the newer one counts, and an object whose end was
-seen does not come back. Watches may lose the end of an object (a list after an outage shows only
-what is left); ``sweep`` compares with a list of our own.
+Both feed one store: of two states of an object the newer one counts, and what has ended or lost our
+label comes back only in a later state. Watches may lose the end of an object (a list after an
+outage shows only what is left); ``sweep`` compares with a list of our own.
 """
 
 from collections import OrderedDict
@@ -21,6 +21,7 @@ __all__ = ["KubeView"]
 _TOMBSTONES: Final = 4096
 _KEPT: Final = ("name", "namespace", "uid", "generation", "resourceVersion", "deletionTimestamp")
 
+N = TypeVar("N")
 T = TypeVar("T")
 
 
@@ -59,37 +60,39 @@ class KubeView:
         self._sds: dict[Key, _Entry[bytes]] = {}
         self._children: dict[Key, dict[Ref, _Entry[ChildView]]] = {}
         self._pods: dict[Key, dict[str, _Entry[PodView]]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._homes: dict[str, Key] = {}
+        self._ended: OrderedDict[str, int] = OrderedDict()
 
     # -- what was seen -----------------------------------------------------------------------------
 
-    def put(self, obj: Mapping[str, Any]) -> Key:
-        """An object in its present state; the key that has to be looked at."""
+    def put(self, obj: Mapping[str, Any]) -> set[Key]:
+        """An object in its present state; the keys that have to be looked at."""
         kind, meta = obj["kind"], obj["metadata"]
         uid, version = meta["uid"], version_of(obj)
         if kind == names.KIND:
             key = Key(meta["namespace"], meta["name"])
             if self._is_news(self._sds.get(key), uid, version):
                 self._sds[key] = _Entry(uid, version, _sd_bytes(obj))
-        elif kind == "Pod":
-            key = _fleet(meta)
-            pods = self._pods.setdefault(key, {})
-            if self._is_news(pods.get(meta["name"]), uid, version):
-                pods[meta["name"]] = _Entry(uid, version, pod_view(obj))
-        else:
-            key = _fleet(meta)
-            self.wrote(key, child_view(obj))
-        return key
+            return {key}
+        key = _fleet(meta)
+        if kind == "Pod":
+            entry = _Entry(uid, version, pod_view(obj))
+            return self._keep(self._pods, key, meta["name"], entry)
+        return self._keep_child(key, child_view(obj))
 
-    def end(self, obj: Mapping[str, Any]) -> Key:
+    def end(self, obj: Mapping[str, Any]) -> set[Key]:
         """An object has ended, or has lost the label that makes it ours."""
         kind, meta = obj["kind"], obj["metadata"]
-        self._ended[meta["uid"]] = None
+        uid = meta["uid"]
+        self._ended[uid] = version_of(obj)
         if len(self._ended) > _TOMBSTONES:
             self._ended.popitem(last=False)
-        key = Key(meta["namespace"], meta["name"]) if kind == names.KIND else _fleet(meta)
-        self._drop(kind, key, meta["name"], meta["uid"])
-        return key
+        if kind == names.KIND:
+            key = Key(meta["namespace"], meta["name"])
+        else:
+            key = self._homes.get(uid, _fleet(meta))
+        self._drop(kind, key, meta["name"], uid, version_of(obj))
+        return {key}
 
     def sweep(self, kind: str, namespace: str, present: set[str], at: int) -> set[Key]:
         """Compare with a list of a kind: what is not in it any more has ended. The keys with news.
@@ -101,8 +104,7 @@ class KubeView:
             key
             for key, name, entry in list(self._entries(kind))
             if namespace in ("", key.namespace)
-            if entry.uid not in present and entry.version <= at
-            if self._drop(kind, key, name, entry.uid)
+            if entry.uid not in present and self._drop(kind, key, name, entry.uid, at)
         }
 
     # -- ports.View --------------------------------------------------------------------------------
@@ -127,10 +129,7 @@ class KubeView:
 
     def wrote(self, key: Key, child: ChildView) -> None:
         """See ``ports.View``."""
-        children = self._children.setdefault(key, {})
-        version = int(child.version) if child.version.isdigit() else 0
-        if self._is_news(children.get(child.ref), child.uid, version):
-            children[child.ref] = _Entry(child.uid, version, child)
+        self._keep_child(key, child)
 
     def wrote_sd(self, key: Key, sd: Manifest) -> None:
         """See ``ports.View``."""
@@ -138,18 +137,41 @@ class KubeView:
 
     # ----------------------------------------------------------------------------------------------
 
+    def _keep_child(self, key: Key, child: ChildView) -> set[Key]:
+        version = int(child.version) if child.version.isdigit() else 0
+        return self._keep(self._children, key, child.ref, _Entry(child.uid, version, child))
+
+    def _keep(
+        self, table: dict[Key, dict[N, _Entry[T]]], key: Key, name: N, entry: _Entry[T]
+    ) -> set[Key]:
+        """Keep it if it is news; the keys with news. Its label may have moved it from another."""
+        home = self._homes.get(entry.uid, key)
+        known = [table.get(each, {}).get(name) for each in (home, key)]
+        if not all(self._is_news(each, entry.uid, entry.version) for each in known):
+            return {key}
+        if home != key:
+            _pop_nested(table, home, name, entry.uid, entry.version)
+        table.setdefault(key, {})[name] = entry
+        self._homes[entry.uid] = key
+        return {home, key}
+
     def _is_news(self, known: _Entry[Any] | None, uid: str, version: int) -> bool:
-        if uid in self._ended:
+        ended = self._ended.get(uid)
+        if ended is not None and version <= ended:
             return False
         return known is None or version > known.version
 
-    def _drop(self, kind: str, key: Key, name: str, uid: str) -> bool:
-        """Take an object out, unless another has its name by now."""
+    def _drop(self, kind: str, key: Key, name: str, uid: str, at: int) -> bool:
+        """Take an object out, unless another has its name or a later state of it is known."""
         if kind == names.KIND:
-            return _pop(self._sds, key, uid)
+            return _pop(self._sds, key, uid, at)
         if kind == "Pod":
-            return _pop_nested(self._pods, key, name, uid)
-        return _pop_nested(self._children, key, Ref(kind, name), uid)
+            was_there = _pop_nested(self._pods, key, name, uid, at)
+        else:
+            was_there = _pop_nested(self._children, key, Ref(kind, name), uid, at)
+        if was_there:
+            del self._homes[uid]
+        return was_there
 
     def _entries(self, kind: str) -> Iterable[tuple[Key, str, _Entry[Any]]]:
         if kind == names.KIND:
@@ -170,17 +192,17 @@ def _fleet(meta: Mapping[str, Any]) -> Key:
     return Key(meta["namespace"], (meta.get("labels") or {}).get(names.FLEET_LABEL, ""))
 
 
-def _pop(entries: dict[Any, _Entry[Any]], name: object, uid: str) -> bool:
+def _pop(entries: dict[Any, _Entry[Any]], name: object, uid: str, at: int) -> bool:
     entry = entries.get(name)
-    if entry is None or entry.uid != uid:
+    if entry is None or entry.uid != uid or entry.version > at:
         return False
     del entries[name]
     return True
 
 
-def _pop_nested(entries: dict[Key, Any], key: Key, name: object, uid: str) -> bool:
+def _pop_nested(entries: dict[Key, Any], key: Key, name: object, uid: str, at: int) -> bool:
     found = entries.get(key, {})
-    was_there = _pop(found, name, uid)
+    was_there = _pop(found, name, uid, at)
     if was_there and not found:
         del entries[key]
     return was_there

@@ -614,6 +614,13 @@ INVALID: Final = (
         name="a" * 41,
     ),
     _Case(
+        "a name is not that of another fleet's Service",
+        {},
+        "metadata.name",
+        "must not end in -replicas",
+        name="fleet-replicas",
+    ),
+    _Case(
         "a name begins with a letter",
         {},
         "metadata.name",

@@ -211,6 +211,13 @@ OBJECT_RULES: Final = (
         holds=lambda sd: re.fullmatch(_NAME[1:-1], sd.metadata.name) is not None,
         field="metadata.name",
     ),
+    Rule(
+        # Two fleets that claim one Service would take it from each other for ever.
+        cel="!self.metadata.name.endsWith('-replicas')",
+        message="must not end in -replicas: so does the headless Service of another fleet",
+        holds=lambda sd: not sd.metadata.name.endswith("-replicas"),
+        field="metadata.name",
+    ),
 )
 
 

@@ -1,1 +1,1 @@
-"""The main job on one machine: a real model, two servers, one of them killed halfway."""
+"""The main job on one machine: a real model, two replicas, one of them killed halfway."""

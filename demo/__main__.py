@@ -1,4 +1,4 @@
-"""``python -m demo``: sample from two servers, kill one halfway, and check that nothing is lost.
+"""``python -m demo``: sample from a fleet, kill a replica halfway, and check that nothing is lost.
 
 Exits 0 only when every sequence came back once, whole, and from the weights that were asked for.
 """
@@ -25,15 +25,14 @@ from sampler_api.revisions import Revision
 from sampler_client import RemoteSampler
 
 from .engines import ENGINES
+from .fleet import Fleet, FleetError, Replica
 from .job import Halves, JobError, Killer, run_job
 from .prompts import PROMPTS, conversations
 from .report import chosen_samples, sample_table
 from .rescoring import largest_difference
-from .servers import ServerError, Servers
 from .verdict import Expectation, Sample, has_continued, judge
 from .wheel import WheelError
 
-SERVERS: Final = 2
 CHILDREN: Final = 2
 MAX_TOKENS: Final = 48
 _SHOWN: Final = 8
@@ -66,7 +65,7 @@ def main() -> int:
         console.print("demo stopped", style="yellow")
         _tell_logs(folder, console)
         return 130
-    except (_Failed, JobError, SamplerError, ServerError, WheelError, OSError) as error:
+    except (_Failed, JobError, SamplerError, FleetError, WheelError, OSError) as error:
         console.print(f"demo failed: {error}", style="red", markup=False, soft_wrap=True)
         _tell_logs(folder, console)
         return 1
@@ -76,8 +75,9 @@ def main() -> int:
 
 
 def _tell_logs(folder: Path, console: Console) -> None:
-    if any(folder.glob("*.log")):
-        console.print(f"logs of the servers are in {folder}", soft_wrap=True)
+    logs = next(folder.rglob("*.log"), None)
+    if logs is not None:
+        console.print(f"logs of the replicas are in {logs.parent}", soft_wrap=True)
     else:
         shutil.rmtree(folder)
 
@@ -92,28 +92,31 @@ def _run(engine: str, folder: Path, console: Console) -> str:
 
     root = folder / "adapters"
     root.mkdir()
-    setup = ENGINES[engine](root, SERVERS, log)
+    setup = ENGINES[engine](root, log)
+    manifest = setup.manifest
+    name, number = manifest["metadata"]["name"], manifest["spec"]["replicas"]
 
     started = time.monotonic()
-    log(f"servers: starting {SERVERS} of `sampler serve --engine {engine}`")
-    options = (*setup.options, "--adapter-root", str(root))
-    threads = max(1, (os.cpu_count() or 1) // SERVERS)
-    with Servers(SERVERS, options, folder, threads) as servers:
-        servers.wait_until_ready()
-        names = [server.name for server in servers.each]
-        log(f"servers: {' and '.join(names)} are ready ({time.monotonic() - started:.0f} s)")
-        sampler = RemoteSampler(",".join(server.url for server in servers.each))
-        with sampler:
-            return _sample(sampler, servers, setup.adapter_dir, console)
+    options = ("--volume", f"adapters={root}", *setup.options)
+    log(f"fleet: `sampler up -f {setup.file.name}` starts {number} replicas")
+    threads = max(1, (os.cpu_count() or 1) // number)
+    with Fleet(setup.file, name, options, folder, threads) as fleet:
+        replicas = fleet.replicas
+        names = " and ".join(replica.name for replica in replicas)
+        log(f"fleet: {names} are ready ({time.monotonic() - started:.0f} s)")
+        with RemoteSampler(fleet.target) as sampler:
+            return _sample(sampler, replicas, setup.adapter_dir, console)
 
 
-def _sample(sampler: RemoteSampler, servers: Servers, adapter_dir: Path, console: Console) -> str:
+def _sample(
+    sampler: RemoteSampler, replicas: list[Replica], adapter_dir: Path, console: Console
+) -> str:
     adapter = adapter_dir.name
     bound = sampler.add_adapter_to_model(adapter, str(adapter_dir))
     numbers = range(len(PROMPTS))
     halves = Halves({"": numbers[0::2], adapter: numbers[1::2]})
-    base = _only({server.status().base for server in servers.each})
-    killer = Killer(servers.each, after=halves.number // 2)
+    base = _only({replica.status().base for replica in replicas})
+    killer = Killer(replicas, after=halves.number // 2)
 
     started = time.monotonic()
     with _progress(console, halves.number * CHILDREN) as (bar, advance):
@@ -137,7 +140,7 @@ def _sample(sampler: RemoteSampler, servers: Servers, adapter_dir: Path, console
     expected = Expectation(
         revisions={n: Revision(base, bound.digest if adapter_of[n] else None) for n in numbers},
         children=CHILDREN,
-        replicas=frozenset(server.name for server in servers.each),
+        replicas=frozenset(replica.name for replica in replicas),
         killed=killed,
         max_tokens=MAX_TOKENS,
     )
@@ -153,7 +156,7 @@ def _sample(sampler: RemoteSampler, servers: Servers, adapter_dir: Path, console
     prompts = {number: response.prompt_token_ids or [] for number, response in results}
     difference = largest_difference(sampler, continued, prompts, adapter_of)
     console.print(
-        f"the {len(continued)} continued sequences scored again on the server that is left: "
+        f"the {len(continued)} continued sequences scored again: "
         f"logprobs differ by at most {difference:.1e}",
         soft_wrap=True,
     )
@@ -175,7 +178,7 @@ def _samples(results: list[tuple[int, SampleResponse]]) -> list[Sample]:
 
 def _only(digests: set[str]) -> str:
     if len(digests) != 1:
-        raise _Failed(f"the servers hold different base weights: {sorted(digests)}")
+        raise _Failed(f"the replicas hold different base weights: {sorted(digests)}")
     return digests.pop()
 
 

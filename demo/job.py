@@ -1,4 +1,4 @@
-"""The job: two streams of samples at once, base and adapter, and a server that dies halfway."""
+"""The job: two streams of samples at once, base and adapter, and a replica that dies halfway."""
 
 import queue
 import threading
@@ -10,14 +10,14 @@ from sampler_api.results import SampleResponse
 from sampler_api.types import Trajectory
 from sampler_client import RemoteSampler
 
-from .servers import Server
+from .fleet import Replica
 
 __all__ = ["Halves", "JobError", "Killer", "run_job"]
 
 _LOOK_SECONDS: Final = 0.05
 _STUCK_SECONDS: Final = 120.0
 _STEPS_BEFORE_KILL: Final = 10
-"""Engine steps that running sequences have had when their server dies, so that it meets them with
+"""Engine steps that running sequences have had when their replica dies, so that it meets them with
 tokens that have been delivered."""
 
 
@@ -39,28 +39,28 @@ class Halves:
 
 @dataclass(slots=True)
 class Killer:
-    """Kills one server once: half of the inputs are finished, and it is in the midst of others."""
+    """Kills one replica once: half of the inputs are finished, and it is in the midst of others."""
 
-    servers: Sequence[Server]
+    replicas: Sequence[Replica]
     after: int
-    victim: Server | None = None
+    victim: Replica | None = None
     running: int = 0
     _first_look: dict[str, int] = field(default_factory=dict)
 
     def look(self, finished: int) -> bool:
-        """Whether it has just killed one. Raises ServerError when another one is dead or does not
+        """Whether it has just killed one. Raises FleetError when another one is dead or does not
         answer."""
-        for server in self.servers:
-            if server is not self.victim:
-                server.check_alive()
+        for replica in self.replicas:
+            if replica is not self.victim:
+                replica.check_alive()
         if self.victim is not None or finished < self.after:
             return False
-        for server in self.servers:
-            status = server.status()
-            steps = self._first_look.setdefault(server.name, status.steps)
+        for replica in self.replicas:
+            status = replica.status()
+            steps = self._first_look.setdefault(replica.name, status.steps)
             if status.running and status.steps >= steps + _STEPS_BEFORE_KILL:
-                server.kill()
-                self.victim, self.running = server, status.running
+                replica.kill(status)
+                self.victim, self.running = replica, status.running
                 return True
         return False
 
@@ -78,7 +78,7 @@ def run_job(
     """Responses with their input numbers, in the order of finishing.
 
     ``on_finished`` gets the number of finished inputs, ``on_kill`` is called after the kill. Raises
-    JobError, ServerError, and whatever a stream raises.
+    JobError, FleetError, and whatever a stream raises.
     """
     arrived: queue.SimpleQueue[tuple[int, SampleResponse] | BaseException | None] = (
         queue.SimpleQueue()
@@ -123,5 +123,5 @@ def run_job(
         if open_streams and killer.look(len(results)):
             on_kill()
     if killer.victim is None:
-        raise JobError("everything finished before a server could be killed halfway")
+        raise JobError("everything finished before a replica could be killed halfway")
     return results

@@ -1,4 +1,4 @@
-"""Second look at logprobs: the same tokens once more, in one pass, on a server that is alive."""
+"""Second look at logprobs: the same tokens once more, in one pass, on a replica that is alive."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.processes import is_alive
+from tests.proxy import wait_until
+
+from sampler_operator.local.folders import Folder
+from sampler_operator.local.state import read_state
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "demo", "--engine", "sim"]
 
 
-def test_the_demo_loses_and_doubles_nothing_when_a_server_is_killed() -> None:
+def test_the_demo_loses_and_doubles_nothing_when_a_replica_is_killed() -> None:
     done = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.rstrip().splitlines()[-1]
@@ -20,7 +26,7 @@ def test_the_demo_loses_and_doubles_nothing_when_a_server_is_killed() -> None:
     )
 
 
-def test_the_demo_ends_its_servers_when_it_is_stopped(tmp_path: Path) -> None:
+def test_the_demo_ends_its_fleet_when_it_is_stopped(tmp_path: Path) -> None:
     process = subprocess.Popen(
         COMMAND,
         cwd=ROOT,
@@ -31,15 +37,15 @@ def test_the_demo_ends_its_servers_when_it_is_stopped(tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         ready = next(line for line in process.stdout if "are ready" in line)
-        children = children_of(process.pid)
+        (folder,) = map(Folder, tmp_path.glob("*/state/smollm2"))
+        state = read_state(folder)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     assert process.returncode == 130
     assert "demo stopped" in rest
-    assert re.search(r"127\.0\.0\.1:\d+ and 127\.0\.0\.1:\d+", ready)
-    assert len(children) == 2
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    assert f"logs of the replicas are in {folder.logs}" in rest
+    assert state is not None
+    assert len(state.pods) == 2
+    assert all(pod.name in ready for pod in state.pods)
+    pids = [state.pid, *(pod.pid for pod in state.pods)]
+    wait_until(lambda: not any(map(is_alive, pids)), "the end of all processes")

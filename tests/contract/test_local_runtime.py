@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
+from tests.processes import is_alive
+from tests.proxy import wait_until
 from tests.raw_adapters import write_adapter
 
 from sampler_client import RemoteSampler, SamplingParams
@@ -94,20 +95,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         made.run("down", NAME, "--now")
 
 
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 class Stream:
     """Calls of ``sample`` one after the other, each compared with what an undisturbed engine
     says."""
@@ -155,11 +142,11 @@ def test_a_change_is_rolled_out_under_load_and_nothing_is_left_at_the_end(
     with fleet.sampler(monkeypatch) as sampler:
         stream = Stream(sampler)
         with stream.running():
-            until(lambda: stream.sequences > 0)
+            wait_until(lambda: stream.sequences > 0, "the first samples")
             fleet.write(engine={"sim": {"decodeRate": 41, "maxNumSeqs": 8}})
             told = fleet.up()
             done = stream.sequences
-            until(lambda: stream.sequences > done)
+            wait_until(lambda: stream.sequences > done, "more samples")
     assert stream.wrong == []
     assert stream.moved > 0
     assert "generation 2 of its spec" in told
@@ -178,7 +165,7 @@ def test_a_change_is_rolled_out_under_load_and_nothing_is_left_at_the_end(
     ended = fleet.run("down", NAME)
     assert ended.returncode == 0, ended.stderr
     processes = [runtime, *(pod.pid for pod in (*before.values(), *after.values()))]
-    assert [pid for pid in processes if is_alive(pid)] == []
+    wait_until(lambda: not any(map(is_alive, processes)), "the end of all processes")
     assert list(fleet.folder.pods.iterdir()) == []
     assert fleet.run("status", NAME).returncode == 1
 
@@ -191,12 +178,12 @@ def test_a_replica_that_is_killed_starts_again_and_no_sample_is_lost(
     with fleet.sampler(monkeypatch) as sampler:
         stream = Stream(sampler)
         with stream.running():
-            until(lambda: stream.sequences > 0)
+            wait_until(lambda: stream.sequences > 0, "the first samples")
             os.kill(victim.pid, signal.SIGKILL)
-            until(lambda: fleet.pods[victim.name].restarts == 1)
-            until(lambda: fleet.pods[victim.name].ready)
+            wait_until(lambda: fleet.pods[victim.name].restarts == 1, "a restart")
+            wait_until(lambda: fleet.pods[victim.name].ready, "readiness after it")
             done = stream.sequences
-            until(lambda: stream.sequences > done)
+            wait_until(lambda: stream.sequences > done, "more samples")
     assert stream.wrong == []
     again = fleet.pods[victim.name]
     assert again.urls == victim.urls
@@ -218,7 +205,10 @@ def test_declared_adapters_reach_running_pods_without_a_restart(
     adapters = [{"name": "a", "path": "/adapters/a"}]
     fleet.write(replicas=1, lora={"volumes": [volume], "adapters": adapters})
     fleet.up()
-    until(lambda: fleet.state.condition("AdaptersReady").get("reason") == "AdaptersHeld")
+    wait_until(
+        lambda: fleet.state.condition("AdaptersReady").get("reason") == "AdaptersHeld",
+        "the adapter",
+    )
     held = fleet.state.sd["status"]["adapters"]
     assert held == [{"name": "a", "digest": digest, "replicas": 1}]
     assert {name: pod.pid for name, pod in fleet.pods.items()} == {
@@ -263,5 +253,5 @@ def test_replicas_do_not_outlive_a_runtime_that_is_killed(fleet: Fleet) -> None:
     fleet.up()
     (pod,) = fleet.pods.values()
     os.kill(fleet.folder.holder(), signal.SIGKILL)
-    until(lambda: not is_alive(pod.pid))
+    wait_until(lambda: not is_alive(pod.pid), "the end of the replica")
     assert fleet.folder.holder() == 0

@@ -83,6 +83,11 @@ def test_ending_on_the_killed_replica_is_not_continuing() -> None:
     assert not has_continued(finished_there, KILLED)
 
 
+def test_going_on_in_the_process_that_replaced_the_killed_one_is_continuing() -> None:
+    segments = (Segment(KILLED, BASE, 0, 1, "lost"), Segment(KILLED, BASE, 1, 2, "finished"))
+    assert has_continued(SampledSequence("stop", [0, 1], segments=segments, revision=BASE), KILLED)
+
+
 def without_logprobs(good: SampledSequence) -> None:
     good.logprobs = None
 

@@ -24,6 +24,8 @@ MOUNTS = {"/models": "/m", "/models/cache": "/c", "/tmp": "/t"}
         pytest.param("/models", "/m", id="a mount path itself"),
         pytest.param("/models/a/b", "/m/a/b", id="a path below it"),
         pytest.param("/models/cache/x", "/c/x", id="the innermost mount counts"),
+        pytest.param("/tmp", "/t", id="the folder for temporary files"),
+        pytest.param("/tmp/mine", "/tmp/mine", id="what somebody keeps in it"),
         pytest.param("/modelsx", "/modelsx", id="a path that only begins alike"),
         pytest.param("--root=/models/a", "--root=/m/a", id="the value of an option"),
         pytest.param("a/models/b", "a/models/b", id="a relative path"),
@@ -47,6 +49,21 @@ def test_a_server_listens_on_its_own_ports_of_the_loopback_address() -> None:
         *("--host", "127.0.0.1", "--port", "41", "--manage-host", "127.0.0.1"),
         *("--manage-port", "51", "--adapters-config", "/c"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param("/models/link/model", "/l/model", id="a model that is fetched"),
+        pytest.param(
+            "/home/sampler/model", "/home/sampler/model", id="a directory of this machine"
+        ),
+    ],
+)
+def test_a_model_is_a_path_of_this_machine_unless_it_is_fetched(model: str, expected: str) -> None:
+    container = {"command": ["sampler"], "args": ["serve", "--model", model]}
+    words = arguments(container, {"/models/link": "/l", "/home/sampler": "/h"}, {})
+    assert words[-1] == expected
 
 
 def test_other_programs_run_as_they_are() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from .. import names
 from ..objects import Manifest
 
 __all__ = ["HOST", "arguments", "environment", "in_place"]
@@ -15,15 +16,18 @@ __all__ = ["HOST", "arguments", "environment", "in_place"]
 HOST: Final = "127.0.0.1"
 _PORT_OPTIONS: Final = ("--port", "--manage-port")
 _HOST_OPTIONS: Final = ("--host", "--manage-host")
+_MODEL_OPTION: Final = "--model"
+_TEMPORARY: Final = "/tmp"
 _LISTEN_SECONDS: Final = "1"
 
 
 def in_place(text: str, mounts: Mapping[str, str]) -> str:
     """``text`` with a path below a mount path moved to the mounted directory; ``--option=path``
-    counts too."""
+    counts too. Of /tmp only the folder itself: what is below it is there on this machine too, and
+    the path of something that a person keeps there."""
     option, equals, path = text.partition("=") if text.startswith("--") else ("", "", text)
     for mount in sorted(mounts, key=len, reverse=True):
-        if path == mount or path.startswith(f"{mount}/"):
+        if path == mount or (path.startswith(f"{mount}/") and mount != _TEMPORARY):
             return option + equals + mounts[mount] + path.removeprefix(mount)
     return text
 
@@ -33,7 +37,10 @@ def arguments(
 ) -> list[str]:
     """The words of the command line; ``ports``: those of the manifest to those of this machine."""
     command, words = list(container.get("command") or ()), list(container.get("args") or ())
-    words = [in_place(word, mounts) for word in words]
+    words = [
+        word if option == _MODEL_OPTION and not _is_fetched(word) else in_place(word, mounts)
+        for option, word in zip(["", *words], words, strict=False)
+    ]
     if command != ["sampler"]:
         return [*command, *words]
     for index, option in enumerate(words[:-1]):
@@ -47,6 +54,11 @@ def arguments(
         # last of a repeated option counts: a user's own wins.
         words[1:1] = ["--listen-seconds", _LISTEN_SECONDS]
     return [sys.executable, "-m", "sampler_cli.main", *words]
+
+
+def _is_fetched(model: str) -> bool:
+    """Whether it is where the init container puts it. Any other model is a path of this machine."""
+    return model.startswith(f"{names.LINK_DIR}/")
 
 
 def environment(

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.audit import POLICY, Audit, Request
 from bench.report import Row, arguments, publish
 from tests.apiserver import ApiServer
+from tests.installed_crd import install_crd
 from tests.proxy import wait_until
 
 from sampler_api.fleet import AdaptersConfig
@@ -38,7 +39,6 @@ from sampler_operator.kube.resources import CHILDREN, path_of
 from sampler_operator.objects import Manifest
 from sampler_operator.plan import BuildSettings, desired
 from sampler_operator.pod import LAYOUTS, chosen_template
-from sampler_operator.schema.crd import crd
 from sampler_operator.settings import default_images
 from sampler_operator.spec.parse import parse
 
@@ -252,7 +252,7 @@ def settled(audit: Audit, quiet_seconds: float = 4.0, limit: float = 240.0) -> l
     """Wait until the operator has made no request for a while: all it made until then."""
     made: list[Request] = []
     quiet_since = started = time.monotonic()
-    while time.monotonic() - quiet_since < quiet_seconds or not made:
+    while time.monotonic() - quiet_since < quiet_seconds or not any(r.is_write for r in made):
         fresh = audit.read(is_operators)
         if fresh:
             made += fresh
@@ -285,11 +285,9 @@ def control_plane(folder: Path) -> Iterator[tuple[ApiServer, Path]]:
 def measured(count: int, changes: int, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Figures and baseline."""
     with control_plane(folder) as (server, log):
-        server.client.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd())
+        install_crd(server)
         for name in (NAMESPACE, PLAIN):
             server.client.post("/api/v1/namespaces", {"metadata": {"name": name}})
-        path = "/apis/sampler.dev/v1alpha1/samplerdeployments"
-        wait_until(lambda: server.client.exists(path), "the CRD is served", 20)
         baseline = asyncio.run(prepared(server, count))
         audit = Audit(log)
         audit.read()

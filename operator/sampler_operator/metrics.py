@@ -44,6 +44,11 @@ class OperatorMetrics:
             ["error"],
             registry=registry,
         )
+        self._dropped = Counter(
+            "sampler_operator_events_dropped_total",
+            "Events that were not recorded because too many waited.",
+            registry=registry,
+        )
         registry.register(_Gauges(self))
 
     def passed(self, seconds: float, error: BaseException | None) -> None:
@@ -56,6 +61,10 @@ class OperatorMetrics:
     def failed(self, error: BaseException) -> None:
         """A call has failed."""
         self._errors.labels(type(error).__name__).inc()
+
+    def dropped_event(self) -> None:
+        """An event was not recorded."""
+        self._dropped.inc()
 
     def wrote(self, kind: str, verb: str) -> None:
         """An object was written."""

@@ -42,6 +42,10 @@ class View(Protocol):
         """The SamplerDeployment with its children and pods; ``None`` when it does not exist."""
         ...
 
+    def stamp(self, key: Key) -> int | None:
+        """Changes with everything that ``observed`` would give; ``None``: always look."""
+        ...
+
     def wrote(self, key: Key, child: ChildView) -> None:
         """A child as the API answered a write: what is seen is not older from now on."""
         ...
@@ -76,8 +80,8 @@ class Cluster(Protocol):
         """Merge annotations into a pod; nothing when it is gone."""
         ...
 
-    async def emit(self, sd: Manifest, event: Event) -> None:
-        """Record an event."""
+    def emit(self, sd: Manifest, event: Event) -> None:
+        """Record an event some time soon; under pressure it may be dropped."""
         ...
 
     async def pod_warnings(self, key: Key, uid: str) -> list[Event]:

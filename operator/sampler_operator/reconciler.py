@@ -5,6 +5,7 @@ times; two passes without news in between write nothing.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from sampler_api.fleet import AdaptersConfig
@@ -53,20 +54,32 @@ class Reconciler:
         self._metrics = metrics
         self._status_written: dict[Key, tuple[int, datetime]] = {}
         self._rooms: dict[str, tuple[datetime, DeviceRoom | None]] = {}
+        self._settled: dict[Key, tuple[int | None, int]] = {}
+        self._untold: dict[Key, tuple[str, ...]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; the seconds after which to look again, if needed. Raises Unavailable."""
+        stamp = self._view.stamp(key), self._reporter.stamp(key)
+        if stamp[0] is not None and self._settled.get(key) == stamp:
+            return None  # the last pass saw the same, and found nothing to do
+        self._settled.pop(key, None)
         observed = self._view.observed(key)
         if observed is None:
             self._forget(key)
             return None
         if observed.sd["metadata"].get("deletionTimestamp"):
             return None  # the children go with their owner
+        outcome = await self._pass(key, observed)
+        if not outcome.has_written and outcome.look_after is None:
+            self._settled[key] = stamp
+        return outcome.look_after
+
+    async def _pass(self, key: Key, observed: Observed) -> "_Outcome":
         now = self._now()
         try:
             sd = parse(observed.sd)
         except InvalidSpec as error:
-            return await self._write_status(key, observed, invalid_status(observed, error, now), ())
+            return await self._tell(key, observed, invalid_status(observed, error, now), ())
         reports = self._reporter.reports(key, observed.pods)
         warnings = await self._warnings(key, observed, now)
         room = await self._room(sd, observed, now)
@@ -77,7 +90,9 @@ class Reconciler:
         failures = await self._act(key, observed, plan)
         self._reporter.expect(key, observed.pods, config.declared_hash)
         await self._nudge(key, observed, reports, config)
-        observed = self._view.observed(key) or observed
+        has_written = bool(plan.applies or plan.deletes)
+        if has_written:
+            observed = self._view.observed(key) or observed
         situation = Situation(
             observed=observed,
             plan=plan,
@@ -87,17 +102,19 @@ class Reconciler:
             room=room,
             failures=failures,
         )
-        again = await self._write_status(key, observed, status(sd, situation, now), plan.details)
+        told = await self._tell(key, observed, status(sd, situation, now), plan.details)
         for failure in failures:
             if failure.retryable:
                 raise failure
         looks = [seconds_until_stuck(pod, now) for pod in observed.pods]
-        looks += [again, _TROUBLE_SECONDS if warnings or room or failures else None]
-        return min((look for look in looks if look is not None), default=None)
+        looks += [told.look_after, _TROUBLE_SECONDS if warnings or room or failures else None]
+        look_after = min((look for look in looks if look is not None), default=None)
+        return _Outcome(has_written or told.has_written, look_after)
 
     def _forget(self, key: Key) -> None:
         self._reporter.forget(key)
         self._status_written.pop(key, None)
+        self._untold.pop(key, None)
         self._metrics.states.pop(key, None)
 
     # -- gather ------------------------------------------------------------------------------------
@@ -182,32 +199,43 @@ class Reconciler:
                 self._metrics.failed(error)
                 log.warning("%s: pod %s was not annotated: %s", key, pod.name, error)
 
-    async def _write_status(
+    async def _tell(
         self, key: Key, observed: Observed, new: Manifest, details: tuple[str, ...]
-    ) -> float | None:
-        """Write the status if it differs, not more often than once a second for one generation."""
+    ) -> "_Outcome":
+        """Write the status if it differs, not more often than once a second for one generation, and
+        record what has happened as events."""
         self._metrics.states[key] = state_of(new)
+        untold = (*self._untold.pop(key, ()), *details)
         old: Manifest = observed.sd.get("status") or {}
-        if is_same_status(old, new):
-            return None
-        meta, now = observed.sd["metadata"], self._now()
-        generation: int = meta.get("generation", 0)
-        last = self._status_written.get(key)
-        if last is not None and last[0] == generation:
-            wait = _STATUS_SECONDS - (now - last[1]).total_seconds()
+        has_news = not is_same_status(old, new)
+        if has_news:
+            wait = self._wait_before_status(key, observed)
             if wait > 0:
-                return wait
-        try:
-            written = await self._cluster.patch_status(key, meta["uid"], new)
-        except Missing:
-            return None  # deleted meanwhile
-        self._status_written[key] = generation, now
-        self._view.wrote_sd(key, written)
-        self._metrics.wrote(names.KIND, "status")
-        for event in events(old, new, details):
+                self._untold[key] = untold
+                return _Outcome(has_written=False, look_after=wait)
+            meta = observed.sd["metadata"]
             try:
-                await self._cluster.emit(observed.sd, event)
-            except ClusterError as error:
-                self._metrics.failed(error)
-                log.warning("%s: event %s was not recorded: %s", key, event.reason, error)
-        return None
+                written = await self._cluster.patch_status(key, meta["uid"], new)
+            except Missing:
+                return _Outcome(has_written=True)  # deleted meanwhile
+            self._status_written[key] = meta.get("generation", 0), self._now()
+            self._view.wrote_sd(key, written)
+            self._metrics.wrote(names.KIND, "status")
+        for event in events(old, new, untold):
+            self._cluster.emit(observed.sd, event)
+        return _Outcome(has_written=has_news)
+
+    def _wait_before_status(self, key: Key, observed: Observed) -> float:
+        """Seconds until the status may be written again; a new generation need not wait."""
+        generation, written = self._status_written.get(key, (None, None))
+        if written is None or generation != observed.sd["metadata"].get("generation", 0):
+            return 0.0
+        return _STATUS_SECONDS - (self._now() - written).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of a pass: whether it wrote anything, and when time alone may call for another."""
+
+    has_written: bool
+    look_after: float | None = None

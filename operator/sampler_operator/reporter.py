@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 
 from .errors import Unreachable
@@ -46,10 +47,15 @@ class Reporter:
         self._reports: dict[Key, dict[str, Report]] = {}
         self._asking: dict[tuple[Key, str], _Asking] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._news: Counter[Key] = Counter()
 
     def reports(self, key: Key, pods: tuple[PodView, ...]) -> Mapping[str, Report]:
         """What the pods last said, by pod name."""
         return current(pods, self._reports.get(key, {}))
+
+    def stamp(self, key: Key) -> int:
+        """Grows with each new report."""
+        return self._news[key]
 
     def expect(self, key: Key, pods: tuple[PodView, ...], adapters_hash: str) -> None:
         """These are the pods now, and what they should have taken in: ask those that need it."""
@@ -79,6 +85,7 @@ class Reporter:
     def forget(self, key: Key) -> None:
         """The SamplerDeployment is gone."""
         self._reports.pop(key, None)
+        del self._news[key]
         for owner, name in list(self._asking):
             if owner == key:
                 self._stop(owner, name)
@@ -103,6 +110,7 @@ class Reporter:
             reports = self._reports.setdefault(key, {})
             if reports.get(pod.name) != report:
                 reports[pod.name] = report
+                self._news[key] += 1
                 self._enqueue(key)
             if is_settled(asking.pod, report, asking.adapters_hash):
                 del self._asking[key, pod.name]

@@ -1,8 +1,6 @@
 """``ports.Cluster`` on a real cluster."""
 
-import hashlib
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import names
@@ -13,11 +11,11 @@ from ..observed import ChildView, child_view
 from ..ports import DeviceRoom, Event
 from ..quantities import as_number
 from .api import APPLY, MERGE, KubeApi
-from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, Resource, path_of
+from .recorder import EVENTS, EventRecorder
+from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, path_of
 
 __all__ = ["KubeCluster"]
 
-_EVENTS: Final = Resource("", "v1", "events")
 _CONFLICT: Final = "409"
 _WARNINGS: Final = 20
 
@@ -25,10 +23,9 @@ _WARNINGS: Final = 20
 class KubeCluster:
     """Writes children by server-side apply with one field manager."""
 
-    def __init__(self, api: KubeApi, now: Callable[[], datetime]) -> None:
+    def __init__(self, api: KubeApi, recorder: EventRecorder) -> None:
         self._api = api
-        self._now = now
-        self._emitted: dict[str, int] = {}
+        self._recorder = recorder
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> ChildView:
         """See ``ports.Cluster``."""
@@ -85,60 +82,14 @@ class KubeCluster:
         except Missing:
             return
 
-    async def emit(self, sd: Manifest, event: Event) -> None:
-        """See ``ports.Cluster``: equal events are one object with a count."""
-        meta = sd["metadata"]
-        said = f"{meta['uid']} {event.kind} {event.reason} {event.message}"
-        name = f"{meta['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}"
-        now = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        path = path_of(_EVENTS, meta["namespace"], name)
-        count = self._emitted.get(name, 0) + 1
-        if count > 1:
-            patch = {"count": count, "lastTimestamp": now}
-            try:
-                await self._api.call("PATCH", path, body=patch, content_type=MERGE)
-            except Missing:
-                count = 1  # the event has expired
-        if count == 1:
-            await self._create_event(sd, event, name, now)
-        self._emitted[name] = count
-
-    async def _create_event(self, sd: Manifest, event: Event, name: str, now: str) -> None:
-        meta = sd["metadata"]
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": meta["namespace"]},
-            "involvedObject": {
-                "apiVersion": names.API_VERSION,
-                "kind": names.KIND,
-                "name": meta["name"],
-                "namespace": meta["namespace"],
-                "uid": meta["uid"],
-            },
-            "type": event.kind,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "count": 1,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "source": {"component": names.FIELD_MANAGER},
-            "reportingComponent": names.FIELD_MANAGER,
-            "reportingInstance": names.FIELD_MANAGER,
-        }
-        try:
-            await self._api.call("POST", path_of(_EVENTS, meta["namespace"]), body=body)
-        except Refused as error:
-            if error.field != _CONFLICT:
-                raise
-            path = path_of(_EVENTS, meta["namespace"], name)
-            patch = {"count": 2, "lastTimestamp": now}
-            await self._api.call("PATCH", path, body=patch, content_type=MERGE)
+    def emit(self, sd: Manifest, event: Event) -> None:
+        """See ``ports.Cluster``."""
+        self._recorder.put(sd, event)
 
     async def pod_warnings(self, key: Key, uid: str) -> list[Event]:
         """See ``ports.Cluster``."""
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": str(_WARNINGS)}
-        answer = await self._api.call("GET", path_of(_EVENTS, key.namespace), query=query)
+        answer = await self._api.call("GET", path_of(EVENTS, key.namespace), query=query)
         found = sorted(answer["items"], key=_time_of, reverse=True)
         return [
             Event("Warning", str(item.get("reason", "")), str(item.get("message", "")))

@@ -23,6 +23,7 @@ from .cluster import KubeCluster
 from .handlers import operator_settings, register
 from .login import kubeconfig_login
 from .probes import BEAT_SECONDS, Health
+from .recorder import EventRecorder
 from .sweeper import Sweeper
 from .view import KubeView
 
@@ -65,13 +66,14 @@ class KubeOperator:
         replicas = HttpReplicas()
         try:
             await require_crd(self.api, config.namespaces)
-            cluster = self._wrap(KubeCluster(self.api, _now))
+            recorder = EventRecorder(self.api, _now, self.metrics)
+            cluster = self._wrap(KubeCluster(self.api, recorder))
             reporter = Reporter(replicas, lambda key: self.queue.add(key))
             reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
             self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
             self.metrics.queue_depth = lambda: len(self.queue)
             try:
-                await self._watch(reporter)
+                await self._watch(reporter, recorder)
             except* OperatorError as group:
                 raise group.exceptions[0] from None
             finally:
@@ -80,7 +82,7 @@ class KubeOperator:
             await replicas.close()
             await self.api.close()
 
-    async def _watch(self, reporter: Reporter) -> None:
+    async def _watch(self, reporter: Reporter, recorder: EventRecorder) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
         sweeper = Sweeper(self.api, self.view, self.queue.add, config.namespaces)
@@ -89,6 +91,7 @@ class KubeOperator:
             helpers = [
                 group.create_task(sweeper.run()),
                 group.create_task(self._work(sweeper)),
+                group.create_task(recorder.run()),
                 group.create_task(self._resync()),
                 group.create_task(self._tell_health()),
             ]

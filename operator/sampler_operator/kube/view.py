@@ -127,6 +127,17 @@ class KubeView:
         pods = sorted(self._pods.get(key, {}).items())
         return Observed(sd, children, tuple(pod.value for _, pod in pods))
 
+    def stamp(self, key: Key) -> int | None:
+        """See ``ports.View``."""
+        entry = self._sds.get(key)
+        if entry is None:
+            return None
+        parts: list[_Entry[Any]] = [
+            *self._children.get(key, {}).values(),
+            *self._pods.get(key, {}).values(),
+        ]
+        return hash((entry.uid, entry.version, *sorted((p.uid, p.version) for p in parts)))
+
     def wrote(self, key: Key, child: ChildView) -> None:
         """See ``ports.View``."""
         self._keep_child(key, child)

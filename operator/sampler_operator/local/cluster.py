@@ -104,6 +104,10 @@ class LocalCluster:
             tuple(pod.view for pod in self.pods),
         )
 
+    def stamp(self, key: names.Key) -> int | None:
+        """See ``ports.View``: one fleet may be looked at every time."""
+        return None
+
     def wrote(self, key: names.Key, child: ChildView) -> None:
         """Writes are seen at once."""
 
@@ -159,7 +163,7 @@ class LocalCluster:
             found.annotate(annotations)
             self._changed()
 
-    async def emit(self, sd: Manifest, event: Event) -> None:
+    def emit(self, sd: Manifest, event: Event) -> None:
         """See ``ports.Cluster``."""
         log.info("%s: %s", event.reason, event.message)
 

@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
+from tests.fake_hub import FakeHub
 from tests.processes import is_alive
 from tests.proxy import wait_until
 from tests.raw_adapters import write_adapter
@@ -214,6 +216,38 @@ def test_declared_adapters_reach_running_pods_without_a_restart(
     assert {name: pod.pid for name, pod in fleet.pods.items()} == {
         name: pod.pid for name, pod in before.items()
     }
+
+
+@pytest.mark.skipif(not find_spec("torch"), reason="needs torch")
+def test_a_model_of_a_hub_is_fetched_once_for_all_replicas_and_runs(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tiny_models import tiny_model
+
+    fleet.write(model={"uri": "hf://me/tiny"}, engine={"torch": {"threads": 1}}, gpu={"count": 0})
+    with FakeHub("me/tiny") as hub:
+        hub.commit(tiny_model("llama"))
+        fleet.environment |= {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        fleet.up()
+        assert hub.downloads.count("model.safetensors") == 1
+    with fleet.sampler(monkeypatch) as sampler:
+        answer = sampler.sample({"input_ids": [5, 6]}, {"max_tokens": 4, "temperature": 0})
+    assert len(answer.sequences[0].tokens) > 0
+    assert answer.sequences[0].segments[0].replica in fleet.pods
+
+
+def test_several_engines_of_a_pod_are_endpoints_of_their_own(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.write(replicas=1, enginesPerGPU=2)
+    fleet.up()
+    (pod,) = fleet.pods.values()
+    assert len(pod.urls) == 2
+    with fleet.sampler(monkeypatch) as sampler:
+        inputs = [{"input_ids": [number]} for number in range(1, 33)]
+        answer = sampler.sample(inputs, {"max_tokens": 10})
+    used = {s.replica for sequence in answer.sequences for s in sequence.segments}
+    assert used == {f"{pod.name}:{url.rpartition(':')[2]}" for url in pod.urls}
 
 
 def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(fleet: Fleet) -> None:

@@ -126,7 +126,7 @@ def test_volumes_of_a_pod_are_its_own_or_those_that_were_given(tmp_path: Path) -
     }
     places = Places({"claim": "/data"}, {"s": str(secret)})
     own, scratch, downloads = tmp_path / "own", tmp_path / "scratch", tmp_path / "downloads"
-    volumes = Volumes(spec, places, own, scratch, downloads)
+    volumes = Volumes(spec, places, own, scratch, {"model-cache": downloads, "data": tmp_path})
     volumes.make(places, {"fleet-adapters": {"adapters.json": "{}"}})
     mounts = volumes.mounts(
         {
@@ -211,11 +211,12 @@ def test_what_only_a_cluster_has_is_refused_with_the_flag_that_gives_it(
 # -- ports, probes, devices ------------------------------------------------------------------------
 
 
-def test_ports_in_a_row_stay_in_a_row_and_every_row_is_as_long_as_the_longest() -> None:
+def test_ports_in_a_row_stay_in_a_row_with_room_for_those_that_engines_count_up_to() -> None:
     found = port_map([8001, 9000, 8000, 8002], Ports())
     assert [found[n] - found[8000] for n in (8000, 8001, 8002)] == [0, 1, 2]
-    assert [found[n] - found[9000] for n in (9000, 9001, 9002)] == [0, 1, 2]
-    assert len(set(found.values())) == 6
+    assert [found[n] - found[9000] for n in (9000, 9001, 9002, 9003)] == [0, 1, 2, 3]
+    assert len(set(found.values())) == 8
+    assert len(port_map([8000, 9000], Ports())) == 2
 
 
 def test_no_port_is_given_twice_nor_one_in_use() -> None:

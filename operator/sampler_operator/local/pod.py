@@ -43,8 +43,8 @@ class Machine:
     ports: Ports
     client: httpx.AsyncClient
     environment: Mapping[str, str]
-    downloads: Path
-    """Where downloaded models are kept."""
+    kept: Mapping[str, Path]
+    """Volumes that outlive pods."""
 
 
 class Pod:
@@ -79,7 +79,7 @@ class Pod:
         suffix = self.name.rpartition("-")[2]
         self._own = machine.folder.pods / suffix
         scratch = machine.folder.scratch(suffix)
-        self._volumes = Volumes(self._spec, places, self._own, scratch, machine.downloads)
+        self._volumes = Volumes(self._spec, places, self._own, scratch, machine.kept)
         self._log = machine.folder.log_of(self.name)
         self._init = [self._container(c, True) for c in self._spec.get("initContainers") or ()]
         self._main = [self._container(c, False) for c in self._spec["containers"]]

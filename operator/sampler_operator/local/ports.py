@@ -50,8 +50,8 @@ def are_free(ports: Iterable[int]) -> bool:
 def port_map(numbers: Iterable[int], ports: Ports) -> dict[int, int]:
     """A port of this machine for each port of a container.
 
-    Numbers in a row stay in a row, and every row is as long as the longest: with several engines a
-    server counts its ports up, also those that the manifest does not name.
+    Numbers in a row stay in a row. With several engines a server counts up from its management port
+    too, to ports that no manifest names: every row has room for the longest one and one more.
     """
     rows: list[list[int]] = []
     for number in sorted(set(numbers)):
@@ -59,7 +59,8 @@ def port_map(numbers: Iterable[int], ports: Ports) -> dict[int, int]:
             rows[-1].append(number)
         else:
             rows.append([number])
-    length = max(map(len, rows), default=0)
+    longest = max(map(len, rows), default=0)
+    length = longest + 1 if longest > 1 else longest
     found = {}
     for row in rows:
         first = ports.take(length)

@@ -15,6 +15,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from sampler_api.fleet import LocalFleet
+from sampler_core.digest_cache import cache_directory
 
 from ..errors import InvalidSpec
 from ..metrics import OperatorMetrics
@@ -35,18 +36,12 @@ from .ports import Ports
 from .prepared import LOCAL_IMAGE, prepared
 from .state import FleetState, PodLine, digest_of
 
-__all__ = ["Runtime", "downloads_folder"]
+__all__ = ["Runtime"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.2
 _ENGINES: Final = ("vllm", "torch", "sim")
-
-
-def downloads_folder() -> Path:
-    """Where models are downloaded to."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "sampler-operator" / "downloads"
 
 
 class Runtime:
@@ -78,9 +73,7 @@ class Runtime:
         stack.push_async_callback(client.aclose)
         replicas = HttpReplicas()
         stack.push_async_callback(replicas.close)
-        machine = Machine(
-            self._folder, devices, Ports(), client, dict(os.environ), downloads_folder()
-        )
+        machine = Machine(self._folder, devices, Ports(), client, dict(os.environ), _kept_volumes())
         self._devices = devices
         self._queue = WorkQueue(self._pass, workers=1)
         self._cluster = LocalCluster(machine, self._changed)
@@ -110,6 +103,7 @@ class Runtime:
             for task in (*work, leaving):
                 task.cancel()
             ended = await asyncio.gather(*work, return_exceptions=True)
+            self._is_leaving.set()
             self._publish()
             await self._cluster.close()
             self._publish()
@@ -196,6 +190,12 @@ class Runtime:
                 self._tell(line)
             self._stated = state
             self._folder.write(self._folder.status, msgspec.json.encode(state))
+
+
+def _kept_volumes() -> dict[str, Path]:
+    """What would cost minutes to make anew for each pod, and is made to be shared: downloads, and
+    what engines compile."""
+    return {"model-cache": cache_directory("models"), "cache": cache_directory("engines")}
 
 
 def _line(pod: Pod) -> PodLine:

@@ -13,7 +13,6 @@ from .places import Places
 __all__ = ["Volumes", "check_volumes", "directory_of", "write_config_map"]
 
 _OWN: Final = ("emptyDir", "configMap")
-_DOWNLOADS: Final = "model-cache"
 _DATA: Final = "..data"
 
 
@@ -66,11 +65,16 @@ def directory_of(volume: Mapping[str, Any], places: Places) -> Path | None:
 
 class Volumes:
     """The directories of one pod: below ``own`` what lives as long as it, the others where they
-    are. ``scratch`` stands for /tmp: sockets lie there, whose paths must be short. ``downloads``
-    outlives pods: a laptop should not download a model anew for each of them."""
+    are. ``scratch`` stands for /tmp: sockets lie there, whose paths must be short. ``kept``: by
+    name, directories in place of an emptyDir that outlive pods."""
 
     def __init__(
-        self, pod_spec: Manifest, places: Places, own: Path, scratch: Path, downloads: Path
+        self,
+        pod_spec: Manifest,
+        places: Places,
+        own: Path,
+        scratch: Path,
+        kept: Mapping[str, Path],
     ) -> None:
         self._spec = pod_spec
         self._own = own
@@ -80,7 +84,7 @@ class Volumes:
             name = str(volume["name"])
             found = directory_of(volume, places)
             if found is None:
-                found = downloads if name == _DOWNLOADS and "emptyDir" in volume else own / name
+                found = kept.get(name, own / name) if "emptyDir" in volume else own / name
             elif "items" in volume.get("secret", {}):
                 found = own / name
             self._directories[name] = found

@@ -56,8 +56,9 @@ def planned(
     adapters: AdaptersConfig,
     settings: BuildSettings,
 ) -> Plan:
-    """Compare what should be with what is."""
-    present = observed.deployment(names.deployment_name(key_of(sd)))
+    """Compare what should be with what is. What has another owner is not there."""
+    own = {ref: c for ref, c in observed.children.items() if c.owner == sd.metadata.uid}
+    present = own.get(names.Ref("Deployment", names.deployment_name(key_of(sd))))
     template = chosen_template(
         sd,
         present.annotations if present is not None else {},
@@ -68,7 +69,7 @@ def planned(
     for manifest in desired(sd, template, adapters, settings):
         ref = ref_of(manifest)
         wanted.add(ref)
-        there = observed.children.get(ref)
+        there = own.get(ref)
         if there is None:
             details.append(f"create {ref}: it does not exist")
         elif not _is_as_wanted(there.manifest(), manifest):
@@ -76,11 +77,7 @@ def planned(
         else:
             continue
         applies.append(manifest)
-    deletes = [
-        child.ref
-        for child in observed.children.values()
-        if child.owner == sd.metadata.uid and child.ref not in wanted
-    ]
+    deletes = [ref for ref in own if ref not in wanted]
     details += [f"delete {ref}: the spec does not want it" for ref in deletes]
     return Plan(template, tuple(applies), tuple(deletes), tuple(details))
 

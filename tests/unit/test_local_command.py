@@ -55,14 +55,12 @@ def test_a_server_listens_on_its_own_ports_of_the_loopback_address() -> None:
     ("model", "expected"),
     [
         pytest.param("/models/link/model", "/l/model", id="a model that is fetched"),
-        pytest.param(
-            "/home/sampler/model", "/home/sampler/model", id="a directory of this machine"
-        ),
+        pytest.param("/srv/models/a", "/srv/models/a", id="a directory of this machine"),
     ],
 )
 def test_a_model_is_a_path_of_this_machine_unless_it_is_fetched(model: str, expected: str) -> None:
     container = {"command": ["sampler"], "args": ["serve", "--model", model]}
-    words = arguments(container, {"/models/link": "/l", "/home/sampler": "/h"}, {})
+    words = arguments(container, {"/models/link": "/l", "/srv/models": "/h"}, {})
     assert words[-1] == expected
 
 

@@ -45,6 +45,8 @@ _LIST_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 _QUANTITY_PARENTS: Final = frozenset({"limits", "overhead", "requests"})
 _QUANTITY_FIELDS: Final = frozenset({"divisor", "sizeLimit"})
 _TEXT_MAPS: Final = frozenset({"annotations", "data", "labels", "matchLabels", "nodeSelector"})
+_WHOLE_MAPS: Final = frozenset({"matchLabels", "nodeSelector", "podSelector", "selector"})
+"""Maps that server-side apply takes as one value: an entry more makes another selector."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -107,6 +109,8 @@ def contains(observed: Any, desired: Any, field: str = "", parent: str = "") -> 
             return False
         if field in _TEXT_MAPS and not desired.keys() <= observed.keys():
             return False  # in maps of text nothing is left out
+        if field in _WHOLE_MAPS and not observed.keys() <= desired.keys():
+            return False
         return all(
             contains(observed.get(name), value, name, field) for name, value in desired.items()
         )

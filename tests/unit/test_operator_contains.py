@@ -154,6 +154,18 @@ NOT_SAID: dict[str, Case] = {
         {"nodeSelector": {"a": "1"}},
         {"nodeSelector": {"a": "1", "gpu": ""}},
     ),
+    "a selector with a further word": (
+        {"selector": {"fleet": "a", "track": "canary"}},
+        {"selector": {"fleet": "a"}},
+    ),
+    "a selector with further expressions": (
+        {"podSelector": {"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b"}]}},
+        {"podSelector": {"matchLabels": {"a": "1"}}},
+    ),
+    "a selector of more nodes' labels": (
+        {"nodeSelector": {"a": "1", "b": "2"}},
+        {"nodeSelector": {"a": "1"}},
+    ),
     "an annotation whose value is empty was taken out": ({}, {"annotations": {"a": ""}, "x": 1}),
     "a container that is missing": ({"containers": [{"name": "proxy"}]}, container(image="a")),
     "a container that was changed": (container(image="b"), container(image="a")),

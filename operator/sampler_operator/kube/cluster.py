@@ -18,6 +18,9 @@ __all__ = ["KubeCluster"]
 
 _CONFLICT: Final = "409"
 _WARNINGS: Final = 20
+_MERGED_SILENTLY: Final = frozenset({"ConfigMap"})
+"""Of two managers' objects the API server makes one without a conflict; all other kinds have a
+selector, which only one manager can own."""
 
 
 class KubeCluster:
@@ -29,28 +32,50 @@ class KubeCluster:
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> ChildView:
         """See ``ports.Cluster``."""
+        ref = ref_of(manifest)
+        try:
+            if not force and ref.kind in _MERGED_SILENTLY:
+                force = await self._is_ours(manifest)
+            try:
+                return child_view(await self._patch_child(manifest, force))
+            except Refused as error:
+                if error.field != _CONFLICT:
+                    raise Refused(f"{ref}: {error.message}") from None
+                # It may be this fleet's, and have lost the label by which it is watched.
+                if force or not await self._is_ours(manifest):
+                    raise Unavailable(error.message) from None
+                return child_view(await self._patch_child(manifest, force=True))
+        except Missing as error:
+            raise Missing(f"{ref}: the cluster has no {ref.kind}: {error.message}") from None
+
+    async def _patch_child(self, manifest: Manifest, force: bool) -> Manifest:
         ref, meta = ref_of(manifest), manifest["metadata"]
         query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
         if force:
             query["force"] = "true"
         path = path_of(CHILDREN[ref.kind], meta["namespace"], ref.name)
-        try:
-            answer = await self._api.call(
-                "PATCH", path, query=query, body=manifest, content_type=APPLY
-            )
-        except Refused as error:
-            if error.field == _CONFLICT and not force:
-                raise Refused(
-                    f"{ref} exists already and is not this fleet's: rename the SamplerDeployment,"
-                    f" or delete it ({error.message})",
-                    "metadata.name",
-                ) from None
-            if error.field == _CONFLICT:
-                raise Unavailable(error.message) from None
-            raise Refused(f"{ref}: {error.message}") from None
-        except Missing as error:
-            raise Missing(f"{ref}: the cluster has no {ref.kind}: {error.message}") from None
-        return child_view(answer)
+        answer: Manifest = await self._api.call(
+            "PATCH", path, query=query, body=manifest, content_type=APPLY
+        )
+        return answer
+
+    async def _is_ours(self, manifest: Manifest) -> bool:
+        """Whether the object exists and has the same owner. Raises Refused if it has another."""
+        ref, meta = ref_of(manifest), manifest["metadata"]
+        path = path_of(CHILDREN[ref.kind], meta["namespace"])
+        found = await self._api.call(
+            "GET", path, query={"fieldSelector": f"metadata.name={ref.name}"}
+        )
+        if not found["items"]:
+            return False
+        owners = found["items"][0]["metadata"].get("ownerReferences") or ()
+        if meta["ownerReferences"][0]["uid"] in (owner["uid"] for owner in owners):
+            return True
+        raise Refused(
+            f"{ref} exists already and is not this fleet's: rename the SamplerDeployment, or delete"
+            f" that {ref.kind}",
+            "metadata.name",
+        )
 
     async def delete(self, key: Key, ref: Ref) -> None:
         """See ``ports.Cluster``."""

@@ -3,6 +3,7 @@ own. Tests that need no such thing start a process.
 """
 
 import asyncio
+import selectors
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -90,13 +91,17 @@ class OperatorThread:
         }
 
     def _live(self) -> None:
-        try:
-            asyncio.run(self._run())
-        except BaseException as error:
-            self._error = error
+        selector = selectors.DefaultSelector()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            self._loop = runner.get_loop()
+            at_rest = len(selector.get_map())
+            try:
+                runner.run(self._run())
+            except BaseException as error:
+                self._error = error
+            runner.run(_closed(selector, at_rest))
 
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()  # type: ignore[assignment]  # this runs in one
         self._operator = KubeOperator(self._config, self._build, self._registry, self._wrap)
         await self._operator.run()
@@ -110,3 +115,11 @@ class OperatorThread:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+async def _closed(selector: selectors.BaseSelector, at_rest: int) -> None:
+    """Connections are closed some turns after they were told to. Who leaves the loop before is
+    told that they were forgotten."""
+    async with asyncio.timeout(_END_SECONDS):
+        while len(selector.get_map()) > at_rest:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)

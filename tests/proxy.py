@@ -322,11 +322,13 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, seconds: float = 20.0, pause_seconds: float = 0.01
+) -> None:
     """Return as soon as ``condition`` holds. Raises AssertionError that says ``what`` did not."""
     ends = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
         if time.monotonic() > ends:
             raise AssertionError(f"within {seconds:g} s: {what}")
-        pause.wait(0.01)
+        pause.wait(pause_seconds)

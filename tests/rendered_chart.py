@@ -20,6 +20,7 @@ __all__ = [
     "RenderError",
     "default_values",
     "find",
+    "lint",
     "nested",
     "of_kind",
     "render",
@@ -48,13 +49,22 @@ def render(
     return list(yaml.load_all(_rendered(json.dumps(values or {}), chart, release), _LOADER))
 
 
+def lint() -> str:
+    """What helm's own linter says of the chart with its defaults. Raises RenderError."""
+    return _helm("lint", "--strict", str(CHART))
+
+
 @functools.cache
 def _rendered(values: str, chart: Path, release: str) -> str:
+    words = ("template", release, str(chart), "--namespace", NAMESPACE, "--values", "-")
+    return _helm(*words, text=values)
+
+
+def _helm(*words: str, text: str = "") -> str:
     # Without a cluster helm believes in an old one.
-    options = ("--namespace", NAMESPACE, "--kube-version", "1.36.0", "--values", "-")
     done = subprocess.run(
-        (str(kube_tool("helm")), "template", release, str(chart), *options),
-        input=values,
+        (str(kube_tool("helm")), *words, "--kube-version", "1.36.0"),
+        input=text,
         capture_output=True,
         text=True,
         check=False,
@@ -62,7 +72,7 @@ def _rendered(values: str, chart: Path, release: str) -> str:
         env={"HOME": "/nonexistent", "PATH": os.environ["PATH"]},
     )
     if done.returncode != 0:
-        raise RenderError(done.stderr)
+        raise RenderError(done.stdout + done.stderr)
     return done.stdout
 
 

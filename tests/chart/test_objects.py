@@ -17,6 +17,7 @@ from tests.rendered_chart import (
     RELEASE,
     Object,
     find,
+    lint,
     nested,
     of_kind,
     render,
@@ -64,6 +65,10 @@ def check_pod(values: dict[str, Any] | None = None) -> Object:
     """The pod of `helm test`."""
     [pod] = of_kind(render(values), "Pod")
     return pod
+
+
+def test_helm_s_linter_has_nothing_to_say() -> None:
+    assert re.findall(r"^\[(?:WARNING|ERROR)\].*", lint(), re.MULTILINE) == []
 
 
 @pytest.mark.parametrize(("shape", "minor"), list(product(SHAPES, minors())))

@@ -68,6 +68,29 @@ def assert_notes_work(server: ApiServer, notes: str, namespace: str) -> None:
     assert server.kubectl(*may, "pods", check=False).stdout == "no\n"
 
 
+def test_who_may_edit_or_view_a_namespace_may_edit_or_view_its_fleets(
+    clean: ApiServer, namespace: str
+) -> None:
+    install(clean)
+    for word in ("edit", "view"):
+        words = ("create", "rolebinding", word, f"--clusterrole={word}", f"--user={word}")
+        clean.kubectl("--namespace", namespace, *words)
+
+    def may(user: str, *words: str) -> bool:
+        asked = ("auth", "can-i", "--as", user, "--namespace", namespace, *words)
+        return clean.kubectl(*asked, check=False).stdout == "yes\n"
+
+    fleets, scale = "samplerdeployments.sampler.dev", "--subresource=scale"
+    # The controller of aggregated roles takes a moment.
+    wait_until(lambda: may("edit", "create", fleets), "an editor may make a fleet")
+    wait_until(lambda: may("view", "list", fleets), "a viewer may see it")
+    assert may("edit", "get", fleets, scale)
+    assert may("edit", "patch", fleets, scale)
+    assert may("view", "get", fleets, "--subresource=status")
+    assert not may("view", "patch", fleets)
+    assert not may("edit", "patch", fleets, "--subresource=status")
+
+
 def test_the_crd_goes_with_the_release_where_that_is_said(clean: ApiServer) -> None:
     install(clean, {"crds": {"keep": False}})
     uninstall(clean)

@@ -1,5 +1,7 @@
 """What the operator remembers of objects it sees: small projections, made when an event arrives."""
 
+import sys
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,13 +36,12 @@ class ChildView(msgspec.Struct, frozen=True):
     version: str
     """resourceVersion."""
     body: bytes
-    annotations: dict[str, str]
-    """Those of this project."""
+    """JSON, deflated: thousands of these are kept, and few of them are read."""
     deployment: "DeploymentView | None" = None
 
     def manifest(self) -> Manifest:
         """The parts of the object that manifests speak of."""
-        manifest: Manifest = msgspec.json.decode(self.body)
+        manifest: Manifest = msgspec.json.decode(zlib.decompress(self.body))
         return manifest
 
 
@@ -123,13 +124,15 @@ class Observed:
         return self.children.get(names.Ref("Deployment", name))
 
 
+_FAST = 1
+
 _META_KEPT = ("name", "namespace", "labels", "annotations", "ownerReferences")
 
 
 def _owner(meta: Mapping[str, Any]) -> str:
     for reference in meta.get("ownerReferences") or ():
         if reference.get("controller") and reference.get("kind") == names.KIND:
-            return str(reference["uid"])
+            return sys.intern(str(reference["uid"]))
     return ""
 
 
@@ -142,17 +145,13 @@ def child_view(obj: Mapping[str, Any]) -> ChildView:
         for name, value in obj.items()
         if name not in ("metadata", "status", "kind", "apiVersion")
     }
-    annotations = meta.get("annotations") or {}
     return ChildView(
-        ref=names.Ref(obj["kind"], meta["name"]),
+        ref=names.Ref(sys.intern(obj["kind"]), meta["name"]),
         owner=_owner(meta),
         fleet=(meta.get("labels") or {}).get(names.FLEET_LABEL, ""),
         uid=meta.get("uid", ""),
         version=meta.get("resourceVersion", ""),
-        body=msgspec.json.encode({"metadata": kept, **body}),
-        annotations={
-            name: value for name, value in annotations.items() if name.startswith(f"{names.GROUP}/")
-        },
+        body=zlib.compress(msgspec.json.encode({"metadata": kept, **body}), _FAST),
         deployment=deployment_view(obj) if obj["kind"] == "Deployment" else None,
     )
 

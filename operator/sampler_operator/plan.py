@@ -7,7 +7,7 @@ from sampler_api.fleet import AdaptersConfig
 
 from . import children, names
 from .objects import Manifest, contains, key_of, ref_of, with_digest
-from .observed import Observed
+from .observed import ChildView, Observed
 from .pod import LAYOUTS, Layout, Template, chosen_template
 from .spec import SamplerDeployment
 
@@ -61,7 +61,7 @@ def planned(
     present = own.get(names.Ref("Deployment", names.deployment_name(key_of(sd))))
     template = chosen_template(
         sd,
-        present.annotations if present is not None else {},
+        _annotations(present),
         settings.images[sd.spec.engine.kind],
         settings.layouts,
     )
@@ -80,6 +80,14 @@ def planned(
     deletes = [ref for ref in own if ref not in wanted]
     details += [f"delete {ref}: the spec does not want it" for ref in deletes]
     return Plan(template, tuple(applies), tuple(deletes), tuple(details))
+
+
+def _annotations(child: ChildView | None) -> Mapping[str, str]:
+    """What a child remembers."""
+    found: Mapping[str, str] = (
+        child.manifest()["metadata"].get("annotations") or {} if child is not None else {}
+    )
+    return found
 
 
 def _is_as_wanted(present: Manifest, wanted: Manifest) -> bool:

@@ -2,21 +2,37 @@
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 
 from sampler_api import Sampler
 
 
+def imported_here(name: str) -> bool:
+    """A name that a package's __init__ imports for its own use."""
+    return name in {"Any", "TYPE_CHECKING", "import_module"}
+
+
 @pytest.mark.parametrize("package", ["sampler_api", "sampler_client"])
 def test_everything_in_all_exists_and_nothing_public_is_left_out(package: str) -> None:
     module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
     defined = {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(module)
+        if not name.startswith("_")
+        and not inspect.ismodule(getattr(module, name))
+        and not imported_here(name)
     }
     assert defined == set(module.__all__)
+
+
+def test_documents_of_a_fleet_need_no_numpy() -> None:
+    code = "import sys, sampler_api.fleet; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_sampler_interface_has_exactly_three_methods() -> None:

@@ -5,6 +5,7 @@ label comes back only in a later state. Watches may lose the end of an object (a
 outage shows only what is left); ``sweep`` compares with a list of our own.
 """
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
@@ -33,7 +34,7 @@ class _Entry(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
 def _sd_bytes(obj: Mapping[str, Any]) -> bytes:
     meta = obj["metadata"]
-    return msgspec.json.encode(
+    said = msgspec.json.encode(
         {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -42,6 +43,7 @@ def _sd_bytes(obj: Mapping[str, Any]) -> bytes:
             "status": obj.get("status") or {},
         }
     )
+    return zlib.compress(said, 1)
 
 
 def version_of(obj: Mapping[str, Any]) -> int:
@@ -118,7 +120,7 @@ class KubeView:
         entry = self._sds.get(key)
         if entry is None:
             return None
-        sd: Manifest = msgspec.json.decode(entry.value)
+        sd: Manifest = msgspec.json.decode(zlib.decompress(entry.value))
         children = {
             ref: child.value
             for ref, child in self._children.get(key, {}).items()

@@ -122,13 +122,21 @@ def _described(schema: Schema, indent: str) -> Iterator[str]:
 
 
 def _table(schema: Schema) -> str:
-    rows = ["| value | default | what it is |\n|---|---|---|\n"]
-    for path, part in leaves(schema):
-        default = json.dumps(part["default"], separators=(",", ":"))
-        words = [f"One of {', '.join(part['enum'])}." if "enum" in part else ""]
-        text = " ".join(" ".join([part["description"], *words]).split())
-        rows.append(f"| `{path}` | `{default}` | {text} |\n")
-    return "".join(rows)
+    head = "| value | default | what it is |\n|---|---|---|\n"
+    return head + "".join(_rows(schema, ""))
+
+
+def _rows(schema: Schema, path: str) -> Iterator[str]:
+    """One a property; a group's stands above those of its parts."""
+    for name, part in schema["properties"].items():
+        text = " ".join(part["description"].split())
+        if "properties" in part:
+            yield f"| **`{path}{name}`** | | {text} |\n"
+            yield from _rows(part, f"{path}{name}.")
+        else:
+            default = json.dumps(part["default"], separators=(",", ":"))
+            choice = f" One of {', '.join(part['enum'])}." if "enum" in part else ""
+            yield f"| `{path}{name}` | `{default}` | {text}{choice} |\n"
 
 
 def _between_marks(text: str, table: str) -> str:

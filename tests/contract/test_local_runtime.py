@@ -97,6 +97,11 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         made.run("down", NAME, "--now")
 
 
+def device_of(pid: int) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next(v.partition("=")[2] for v in variables if v.startswith("CUDA_VISIBLE_DEVICES="))
+
+
 class Stream:
     """Calls of ``sample`` one after the other, each compared with what an undisturbed engine
     says."""
@@ -257,6 +262,59 @@ def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(fleet: Fleet) -> 
     assert "EngineStartFailed" in done.stderr
     assert "--sim-jitter" in done.stderr
     assert fleet.folder.holder() == 0
+
+
+def test_a_change_that_cannot_start_leaves_what_serves_until_it_is_put_right(fleet: Fleet) -> None:
+    fleet.up()
+    before = set(fleet.pods)
+    fleet.write(engine={"sim": {"extraArgs": ["--sim-jitter", "7"]}})
+    done = fleet.run("up", "--file", str(fleet.file), "--detach")
+    assert done.returncode == 1
+    assert "EngineStartFailed" in done.stderr
+    left = [pod for pod in fleet.pods.values() if pod.ready]
+    assert len(left) == 1
+    assert left[0].name in before
+    fleet.write()
+    fleet.up()
+    assert left[0].name in fleet.pods
+    assert all(pod.ready for pod in fleet.pods.values())
+
+
+def test_a_replica_that_hangs_is_killed_when_its_grace_is_over_and_starts_again(
+    fleet: Fleet,
+) -> None:
+    probe = {"periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2}
+    overrides = {
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "server", "livenessProbe": probe}],
+        }
+    }
+    fleet.write(replicas=1, podTemplateOverrides=overrides)
+    fleet.up()
+    (before,) = fleet.pods.values()
+    os.kill(before.pid, signal.SIGSTOP)
+    wait_until(lambda: fleet.pods[before.name].restarts == 1, "a restart", 30)
+    wait_until(lambda: fleet.pods[before.name].ready, "readiness after it", 30)
+    assert fleet.pods[before.name].pid != before.pid
+
+
+def test_a_replica_has_a_device_of_its_own_and_a_new_one_waits_for_it(fleet: Fleet) -> None:
+    fleet.environment["CUDA_VISIBLE_DEVICES"] = "7"
+    fleet.write(replicas=1, gpu={"count": 1})
+    fleet.up()
+    (before,) = fleet.pods.values()
+    assert device_of(before.pid) == "7"
+    fleet.write(replicas=1, gpu={"count": 1}, engine={"sim": {"decodeRate": 41}})
+    told = fleet.up()
+    (after,) = fleet.pods.values()
+    assert device_of(after.pid) == "7"
+    assert "Insufficient nvidia.com/gpu: 1 needed, 0 of 1 free" in told
+    assert not is_alive(before.pid)
+    fleet.write(replicas=1, gpu={"count": 2}, tensorParallelSize=2)
+    refused = fleet.run("up", "--file", str(fleet.file))
+    assert refused.returncode == 1
+    assert "this machine has 1 GPU; set gpu.count: 0" in refused.stderr
 
 
 def test_a_fleet_in_the_foreground_ends_with_the_terminals_interrupt(fleet: Fleet) -> None:

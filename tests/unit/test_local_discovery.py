@@ -1,6 +1,7 @@
 """``local://NAME``: the state file of a fleet as a client sees it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -91,3 +92,13 @@ def test_one_runtime_holds_a_folder(folder: Folder) -> None:
     with folder.lock():
         assert folder.holder() > 0
     assert folder.holder() == 0
+
+
+def test_the_logs_of_the_last_pods_are_kept_and_that_of_the_runtime(folder: Folder) -> None:
+    folder.make()
+    folder.runtime_log.write_text("first")
+    for number in range(105):
+        folder.log_of(f"policy-a-{number}").write_text("x")
+        os.utime(folder.logs / f"policy-a-{number}.log", (number, number))
+    kept = {path.name for path in folder.logs.iterdir()}
+    assert kept == {"runtime.log", *(f"policy-a-{number}.log" for number in range(5, 105))}

@@ -1,7 +1,7 @@
 """A container of a pod as a process: started, probed, ended, and started again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,10 +171,11 @@ class Container:
                 return message
         if code == 0:
             return ""
-        with launch.log.open("rb") as log:
+        with suppress(OSError), launch.log.open("rb") as log:
             end = log.seek(0, 2)
             log.seek(max(log_start, end - _MESSAGE_BYTES))
             return log.read().decode(errors="replace").strip()
+        return ""
 
     # -- probes ------------------------------------------------------------------------------------
 
@@ -192,17 +193,21 @@ class Container:
             if readiness is None:
                 self._set_ready(True)
             else:
-                tasks.create_task(self._ask_for_ever(readiness, "Readiness", self._judge_ready))
+                tasks.create_task(self._follow_readiness(readiness))
             if liveness is not None:
+                tasks.create_task(self._watch_liveness(liveness, process))
 
-                async def judge(verdict: bool) -> None:
-                    if not verdict:
-                        await process.end(self._grace_seconds)
+    async def _follow_readiness(self, probe: Probe) -> None:
+        async for verdict in self._verdicts(probe, "Readiness"):
+            self._set_ready(verdict)
 
-                tasks.create_task(self._ask_for_ever(liveness, "Liveness", judge))
+    async def _watch_liveness(self, probe: Probe, process: Process) -> None:
+        async for verdict in self._verdicts(probe, "Liveness"):
+            if not verdict:
+                await process.end(self._grace_seconds)
 
     async def _has_started(self, probe: Probe) -> bool:
-        # More often than a manifest for a cluster says: here a person waits, for one machine.
+        # More often than the manifest says, within the same time: here a person waits.
         period = min(probe.period, _STARTUP_PERIOD_SECONDS)
         await asyncio.sleep(probe.delay)
         with suppress(TimeoutError):
@@ -213,9 +218,8 @@ class Container:
                     await asyncio.sleep(period)
         return False
 
-    async def _ask_for_ever(
-        self, probe: Probe, name: str, judge: Callable[[bool], Awaitable[None]]
-    ) -> None:
+    async def _verdicts(self, probe: Probe, name: str) -> AsyncIterator[bool]:
+        """What the probe says, once it has made up its mind, each time that it was asked."""
         tally = Tally(probe)
         await asyncio.sleep(probe.delay)
         while True:
@@ -225,11 +229,8 @@ class Container:
             if reason and verdict is not before and not self._leaving.is_set():
                 self._warn("Unhealthy", f"{name} probe failed: {reason}")
             if verdict is not None:
-                await judge(verdict)
+                yield verdict
             await asyncio.sleep(probe.period)
-
-    async def _judge_ready(self, verdict: bool) -> None:
-        self._set_ready(verdict)
 
     def _set_ready(self, is_ready: bool) -> None:
         if is_ready:

@@ -18,7 +18,7 @@ from ..errors import Refused
 
 __all__ = ["Folder"]
 
-_KEPT_LOGS: Final = 20
+_KEPT_LOGS: Final = 100
 _LOCK: Final = "lock"
 _LOCK_SECONDS: Final = 1.0
 
@@ -59,6 +59,11 @@ class Folder:
     def logs(self) -> Path:
         """Logs of pods, and of the runtime itself."""
         return self.path / "logs"
+
+    @property
+    def runtime_log(self) -> Path:
+        """The log of a runtime in the background."""
+        return self.logs / "runtime.log"
 
     @property
     def pods(self) -> Path:
@@ -126,7 +131,7 @@ class Folder:
 
     def log_of(self, pod: str) -> Path:
         """The log of a new pod; the oldest ones go."""
-        logs = sorted(self.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        logs = sorted(self.logs.glob("*-*.log"), key=lambda path: path.stat().st_mtime)
         for path in logs[: -_KEPT_LOGS + 1]:
             path.unlink(missing_ok=True)
         return self.logs / f"{pod}.log"

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -88,7 +87,7 @@ def fleets(name: str | None) -> list[FleetState]:
 def in_background(folder: Folder) -> "subprocess.Popen[bytes]":
     """Start the runtime of a folder as a process that outlives this one."""
     folder.logs.mkdir(parents=True, exist_ok=True)
-    with _runtime_log(folder).open("wb") as log:
+    with folder.runtime_log.open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "sampler_operator.local", folder.name],
             stdin=subprocess.DEVNULL,
@@ -146,12 +145,8 @@ def end_fleet(folder: Folder, tell: Tell, *, at_once: bool = False) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _runtime_log(folder: Folder) -> Path:
-    return folder.logs / "runtime.log"
-
-
 def _last_lines(folder: Folder) -> str:
-    log = _runtime_log(folder)
+    log = folder.runtime_log
     if not log.exists():
         return ""
     lines = log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]

@@ -69,7 +69,10 @@ class Runtime:
 
     def _assemble(self, stack: contextlib.AsyncExitStack) -> None:
         devices = Devices(found_devices(os.environ), self._folder.devices)
-        client = httpx.AsyncClient(trust_env=False)
+        # Each probe connects anew, as the kubelet's do: what is left of a former process is no
+        # answer.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        client = httpx.AsyncClient(trust_env=False, limits=limits)
         stack.push_async_callback(client.aclose)
         replicas = HttpReplicas()
         stack.push_async_callback(replicas.close)

@@ -20,7 +20,7 @@ from .observed import Observed
 from .plan import BuildSettings, Plan, planned
 from .ports import Cluster, DeviceRoom, Event, View
 from .reporter import Reporter
-from .reports import Report
+from .reports import Report, has_unasked
 from .spec import SamplerDeployment
 from .spec.parse import parse
 from .status import Situation, events, invalid_status, is_same_status, state_of, status
@@ -102,7 +102,12 @@ class Reconciler:
             room=room,
             failures=failures,
         )
-        told = await self._tell(key, observed, status(sd, situation, now), plan.details)
+        if config.declared and has_unasked(observed.pods, reports):
+            # A new operator knows less than the status says. The first reports bring the next pass.
+            self._untold[key] = (*self._untold.get(key, ()), *plan.details)
+            told = _Outcome(has_written=True)
+        else:
+            told = await self._tell(key, observed, status(sd, situation, now), plan.details)
         for failure in failures:
             if failure.retryable:
                 raise failure
@@ -125,6 +130,7 @@ class Reconciler:
         found: dict[str, tuple[Event, ...]] = {}
         for pod in observed.pods:
             if is_stuck(pod, now):
+                found[pod.name] = ()
                 try:
                     found[pod.name] = tuple(await self._cluster.pod_warnings(key, pod.uid))
                 except ClusterError as error:

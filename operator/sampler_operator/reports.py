@@ -17,6 +17,7 @@ __all__ = [
     "LAST_DELAY",
     "Report",
     "current",
+    "has_unasked",
     "is_askable",
     "is_settled",
     "next_delay",
@@ -57,6 +58,11 @@ def is_settled(pod: PodView, report: Report | None, adapters_hash: str) -> bool:
     return status.adapters_hash == adapters_hash and all(
         state.state != "loading" for state in status.declared
     )
+
+
+def has_unasked(pods: tuple[PodView, ...], reports: Mapping[str, Report]) -> bool:
+    """Whether a ready replica has not yet been asked: the operator is new."""
+    return any(pod.is_ready and is_askable(pod) and pod.name not in reports for pod in pods)
 
 
 def next_delay(delay: float) -> float:

@@ -13,6 +13,7 @@ from sampler_operator.reports import (
     LAST_DELAY,
     Report,
     current,
+    has_unasked,
     is_askable,
     is_settled,
     next_delay,
@@ -135,3 +136,21 @@ def test_what_changes_all_the_time_is_no_news() -> None:
     )
     assert steady(busy) == steady(calm) == calm
     assert steady(status("other")) != steady(calm)
+
+
+UNASKED: dict[str, tuple[PodView, bool, bool]] = {
+    "a ready replica without a report": (READY, False, True),
+    "a ready replica that has said something": (READY, True, False),
+    "a replica that starts is no sign of a new operator": (STARTING, False, False),
+    "a replica that leaves is of no interest": (
+        pod(is_ready=True, is_leaving=True),
+        False,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "has_report", "expected"), UNASKED.values(), ids=UNASKED.keys())
+def test_unasked(found: PodView, has_report: bool, expected: bool) -> None:
+    reports = {found.name: answered(found, None)} if has_report else {}
+    assert has_unasked((found,), reports) == expected

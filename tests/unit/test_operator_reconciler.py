@@ -1,0 +1,549 @@
+"""Passes over one SamplerDeployment, against a cluster in memory."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.kube_objects import ago, fleet
+from tests.operator_fakes import (
+    KEY,
+    SETTINGS,
+    FakeCluster,
+    FakeReplicas,
+    Killed,
+    Operator,
+    replica_pod,
+    until,
+)
+from tests.spec_cases import VOLUME, adapter
+
+from sampler_api.fleet import AdaptersConfig, AdapterState, DeclaredAdapter, ReplicaStatus
+from sampler_operator.errors import ClusterError, Denied, Missing, Refused, Unavailable
+from sampler_operator.names import Ref
+from sampler_operator.objects import Manifest
+from sampler_operator.plan import BuildSettings
+from sampler_operator.ports import DeviceRoom, Event
+
+DEPLOYMENT, BUDGET = Ref("Deployment", "fleet"), Ref("PodDisruptionBudget", "fleet")
+ADAPTERS, HTTP = Ref("ConfigMap", "fleet-adapters"), Ref("Service", "fleet")
+FIVE = {
+    "apply ConfigMap fleet-adapters",
+    "apply Service fleet",
+    "apply Service fleet-replicas",
+    "apply PodDisruptionBudget fleet",
+    "apply Deployment fleet",
+}
+WITH_ADAPTER: Manifest = {"lora": {"volumes": [VOLUME], "adapters": [adapter("one")]}}
+DIGEST = "sha256:" + "a" * 64
+HASH = AdaptersConfig((DeclaredAdapter("one", "/adapters/one"),)).declared_hash
+HOLDS = ReplicaStatus(
+    True, "i", adapters_hash=HASH, declared=(AdapterState("one", "held", DIGEST),), held=(DIGEST,)
+)
+STARTS = ReplicaStatus(False, "i")
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    made = FakeCluster()
+    made.put_sd(fleet())
+    return made
+
+
+@pytest.fixture
+def replicas() -> FakeReplicas:
+    return FakeReplicas()
+
+
+Start = Callable[..., Operator]
+
+
+@pytest.fixture
+async def start(cluster: FakeCluster, replicas: FakeReplicas) -> AsyncIterator[Start]:
+    """Starts operators, one after the other or side by side, and ends them."""
+    started: list[Operator] = []
+
+    def make(settings: BuildSettings = SETTINGS) -> Operator:
+        started.append(Operator(cluster, replicas, settings=settings))
+        return started[-1]
+
+    yield make
+    for operator in started:
+        await operator.close()
+
+
+def conditions(cluster: FakeCluster) -> dict[str, tuple[str, str]]:
+    assert cluster.sd is not None
+    found = cluster.sd["status"]["conditions"]
+    return {c["type"]: (c["status"], c["reason"]) for c in found}
+
+
+def fails(write: str, error: ClusterError) -> Callable[[str], None]:
+    """A fault of one write."""
+
+    def fault(given: str) -> None:
+        if given == write:
+            raise error
+
+    return fault
+
+
+def serving(cluster: FakeCluster, *pods: str) -> None:
+    """The pods are there and ready, and the Deployment says so."""
+    n = len(pods)
+    counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+    cluster.change(DEPLOYMENT, {"status": dict.fromkeys(counts, n)})
+    for name in pods:
+        cluster.put_pod(replica_pod(name))
+
+
+# Writing
+
+
+async def test_a_first_pass_writes_five_children_and_then_the_status(start: Start) -> None:
+    writes = await start().written()
+    assert set(writes[:-1]) == FIVE
+    assert len(writes) == 6
+    assert writes[-1] == "status"
+
+
+async def test_a_second_pass_writes_nothing(start: Start) -> None:
+    operator = start()
+    await operator.act()
+    assert await operator.written() == []
+
+
+async def test_a_second_pass_writes_nothing_though_the_watches_lag(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.is_lagging = True
+    operator = start()
+    await operator.act()
+    assert await operator.written() == []
+    cluster.deliver()
+    assert await operator.written() == []
+
+
+async def test_a_new_operator_writes_nothing(start: Start) -> None:
+    await start().act()
+    assert await start().written() == []
+
+
+async def test_a_new_operator_with_other_images_writes_nothing(start: Start) -> None:
+    await start().act()
+    newer = BuildSettings({kind: f"acme/{kind}:2" for kind in SETTINGS.images})
+    assert await start(newer).written() == []
+
+
+async def test_what_is_done_is_counted(start: Start) -> None:
+    operator = start()
+    await operator.act()
+    assert operator.metrics.states == {KEY: "progressing"}
+
+
+CHANGES: dict[str, tuple[Manifest, list[str]]] = {
+    "a scale writes the Deployment": ({"replicas": 2}, ["apply Deployment fleet"]),
+    "a pause writes the Deployment": ({"paused": True}, ["apply Deployment fleet"]),
+    "an unwanted budget is deleted": (
+        {"disruptionBudget": {"enabled": False}},
+        ["delete PodDisruptionBudget fleet"],
+    ),
+    "a policy is made": ({"networkPolicy": {"enabled": True}}, ["apply NetworkPolicy fleet"]),
+}
+
+
+@pytest.mark.parametrize(("change", "writes"), CHANGES.values(), ids=CHANGES.keys())
+async def test_a_change_writes_what_differs(
+    cluster: FakeCluster, start: Start, change: Manifest, writes: list[str]
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.put_sd(fleet(change, generation=2))
+    assert await operator.written() == [*writes, "status"]
+    assert await operator.written() == []
+
+
+async def test_a_paused_fleet_is_scaled_and_told(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    cluster.put_sd(fleet({"paused": True, "replicas": 3}))
+    await operator.act()
+    spec = cluster.objects[DEPLOYMENT]["spec"]
+    assert (spec["paused"], spec["replicas"]) == (True, 3)
+
+
+# What others do
+
+
+async def test_what_others_change_is_set_right_and_what_they_add_stays(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.change(DEPLOYMENT, {"spec": {"replicas": 9}, "metadata": {"labels": {"team": "a"}}})
+    assert await operator.written() == ["apply Deployment fleet"]
+    deployment = cluster.objects[DEPLOYMENT]
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["metadata"]["labels"]["team"] == "a"
+    assert await operator.written() == []
+
+
+async def test_what_others_delete_is_made_again(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    await operator.act()
+    cluster.remove(HTTP)
+    assert await operator.written() == ["apply Service fleet"]
+
+
+async def test_what_belongs_to_others_is_left_alone_and_told(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    [owner] = cluster.objects[HTTP]["metadata"]["ownerReferences"]
+    cluster.remove(HTTP)
+    theirs = {"uid": "other", "kind": owner["kind"], "controller": True}
+    cluster.objects[HTTP] = {
+        "kind": "Service",
+        "metadata": {"name": "fleet", "uid": "u", "ownerReferences": [theirs]},
+    }
+    operator.clock.now += timedelta(seconds=2)
+    assert await operator.written() == ["apply Service fleet", "status"]
+    assert cluster.objects[HTTP]["metadata"]["ownerReferences"] == [theirs]
+    assert conditions(cluster)["Accepted"][0] == "False"
+
+
+async def test_a_fleet_that_is_being_deleted_is_left_alone(
+    cluster: FakeCluster, start: Start
+) -> None:
+    leaving = fleet()
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-26T12:00:00Z"
+    cluster.put_sd(leaving)
+    assert await start().written() == []
+
+
+async def test_a_fleet_that_is_gone_is_forgotten(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.put_pod(replica_pod(is_ready=False))
+    await operator.act()
+    await until(lambda: replicas.asked)
+    cluster.delete_sd()
+    assert await operator.act() is None
+    assert operator.metrics.states == {}
+    assert not operator.reporter.reports(KEY, ())
+
+
+async def test_a_spec_that_cannot_be_meant_changes_nothing_but_the_status(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.put_sd(fleet({"tensorParallelSize": 2, "enginesPerGPU": 2}, generation=2))
+    assert await operator.written() == ["status"]
+    assert conditions(cluster)["Accepted"] == ("False", "InvalidSpec")
+    assert cluster.sd is not None
+    assert cluster.sd["status"]["observedGeneration"] == 2
+    assert await operator.written() == []
+
+
+# Killed
+
+
+async def writes_of(operator: Operator, most: int | None) -> bool:
+    """A pass that is killed after ``most`` writes; whether it came to its end."""
+    done = 0
+
+    def fault(write: str) -> None:
+        nonlocal done
+        if most is not None and done >= most:
+            raise Killed
+        done += 1
+
+    operator.cluster.fault = fault
+    try:
+        await operator.act()
+    except Killed:
+        return False
+    finally:
+        operator.cluster.fault = lambda write: None
+    return True
+
+
+PASSES: dict[str, list[Manifest]] = {
+    "the first pass": [fleet()],
+    "a rollout": [fleet(), fleet({"rollout": {"drainSeconds": 5}}, generation=2)],
+    "a section that goes": [
+        fleet({"networkPolicy": {"enabled": True}}),
+        fleet({"disruptionBudget": {"enabled": False}, "replicas": 2}, generation=2),
+    ],
+    "a spec that becomes wrong": [
+        fleet(),
+        fleet({"tensorParallelSize": 2, "enginesPerGPU": 2}, generation=2),
+    ],
+}
+
+
+@pytest.mark.parametrize("is_lagging", [False, True], ids=["watches", "lagging watches"])
+@pytest.mark.parametrize("states", PASSES.values(), ids=PASSES.keys())
+async def test_killed_after_any_write_a_new_operator_ends_where_the_former_would(
+    states: list[Manifest], is_lagging: bool
+) -> None:
+    async def outcome(most: int | None) -> tuple[bool, dict[str, Any]]:
+        cluster = FakeCluster()
+        for state in states[:-1]:
+            cluster.put_sd(state)
+            await Operator(cluster).act()
+        cluster.is_lagging = is_lagging
+        cluster.put_sd(states[-1])
+        cluster.view.put(cluster.sd or {})
+        has_ended = await writes_of(Operator(cluster), most)
+        cluster.deliver()
+        following = Operator(cluster)
+        await following.act()
+        cluster.deliver()
+        assert await following.written() == []
+        return has_ended, cluster.outcome()
+
+    has_ended, whole = await outcome(None)
+    assert has_ended
+    for most in range(20):
+        has_ended, found = await outcome(most)
+        assert found == whole, f"killed after {most} writes"
+        if has_ended:
+            break
+    assert has_ended
+    assert most >= 1
+
+
+# The status
+
+
+async def test_the_status_is_written_once_a_second_at_most(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    operator.clock.now += timedelta(seconds=0.25)
+    cluster.change(DEPLOYMENT, {"status": {"replicas": 1}})
+    assert await operator.act() == 0.75
+    cluster.change(DEPLOYMENT, {"status": {"readyReplicas": 1}})
+    operator.clock.now += timedelta(seconds=0.75)
+    assert await operator.written() == ["status"]
+    assert cluster.sd is not None
+    assert (cluster.sd["status"]["replicas"], cluster.sd["status"]["readyReplicas"]) == (1, 1)
+
+
+async def test_a_pass_that_waits_to_tell_is_repeated_though_nothing_happens(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.change(DEPLOYMENT, {"status": {"replicas": 1}})
+    assert await operator.act() == 1.0
+    operator.clock.now += timedelta(seconds=1)
+    assert await operator.written() == ["status"]
+    assert await operator.act() is None
+
+
+async def test_a_new_generation_is_told_at_once(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    await operator.act()
+    cluster.put_sd(fleet({"replicas": 2}, generation=2))
+    assert "status" in await operator.written()
+
+
+async def test_a_fleet_that_is_deleted_while_its_status_is_written_is_no_error(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.fault = fails("status", Missing("gone"))
+    await start().act()
+
+
+async def test_nothing_is_told_of_a_pass_twice(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    await operator.act()
+    told = len(cluster.events)
+    assert told
+    await operator.act()
+    assert len(cluster.events) == told
+
+
+# Failures
+
+
+async def test_a_cluster_that_is_away_is_told_and_tried_again(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    cluster.fault = fails("apply Service fleet", Unavailable("overloaded"))
+    with pytest.raises(Unavailable, match="overloaded"):
+        await operator.act()
+    assert "status" in cluster.writes
+    assert len(FIVE & set(cluster.writes)) == 4
+    cluster.fault = lambda write: None
+    assert "apply Service fleet" in await operator.written()
+
+
+REFUSALS: dict[str, ClusterError] = {
+    "refused": Refused("Deployment fleet: spec.template.spec.x: Invalid value"),
+    "denied": Denied("User cannot patch resource deployments"),
+    "missing": Missing("Deployment fleet: the cluster has no Deployment"),
+}
+
+
+@pytest.mark.parametrize("error", REFUSALS.values(), ids=REFUSALS.keys())
+async def test_what_is_refused_is_told_and_looked_at_again(
+    cluster: FakeCluster, start: Start, error: ClusterError
+) -> None:
+    operator = start()
+    cluster.fault = fails("apply Deployment fleet", error)
+    assert await operator.act() == 10.0
+    assert conditions(cluster)["Accepted"][0] == "False"
+    assert conditions(cluster)["Stalled"][0] == "True"
+    cluster.fault = lambda write: None
+    operator.clock.now += timedelta(seconds=10)
+    assert await operator.written() == ["apply Deployment fleet", "status"]
+    assert conditions(cluster)["Accepted"][0] == "True"
+
+
+async def test_a_refused_change_does_not_hold_up_the_others(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.fault = fails("apply Deployment fleet", Refused("no"))
+    await start().act()
+    assert FIVE - {"apply Deployment fleet"} <= set(cluster.writes)
+
+
+async def test_a_status_that_cannot_be_written_is_an_error(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.fault = fails("status", Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await start().act()
+
+
+# Adapters
+
+
+async def test_a_new_operator_writes_nothing_where_replicas_hold_adapters(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    cluster.put_sd(fleet(WITH_ADAPTER))
+    operator = start()
+    await operator.act()
+    replicas.answers["p1"] = HOLDS
+    serving(cluster, "p1")
+    await operator.act()
+    await until(lambda: operator.queued)
+    operator.clock.now += timedelta(seconds=2)
+    await operator.act()
+    assert conditions(cluster)["AdaptersReady"] == ("True", "AdaptersHeld")
+    assert DIGEST in cluster.objects[ADAPTERS]["data"]["adapters.json"]
+
+    new = start()
+    new.clock.now = operator.clock.now + timedelta(seconds=60)
+    assert await new.written() == []
+    await until(lambda: new.queued)
+    assert await new.written() == []
+
+
+async def test_a_new_operator_tells_at_last_that_a_replica_does_not_answer(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.put_sd(fleet(WITH_ADAPTER))
+    await start().act()
+    serving(cluster, "p1")
+    new = start()
+    assert await new.written() == []
+    await until(lambda: new.queued)
+    assert await new.written() == ["status"]
+    assert conditions(cluster)["AdaptersReady"] == ("False", "StatusUnreachable")
+
+
+async def test_only_pods_that_lag_are_touched(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    cluster.put_sd(fleet(WITH_ADAPTER))
+    operator = start()
+    await operator.act()
+    old = ReplicaStatus(True, "i", adapters_hash="old")
+    replicas.answers |= {"held": HOLDS, "lags": old, "leaves": old, "mute": "no answer"}
+    for name in replicas.answers:
+        cluster.put_pod(replica_pod(name, is_leaving=name == "leaves"))
+    await operator.act()
+    await until(lambda: len(replicas.asked) == 3)
+    await until(lambda: len(operator.queued) == 3)
+    operator.clock.now += timedelta(seconds=2)
+    writes = await operator.written()
+    assert [write for write in writes if write.startswith("annotate")] == ["annotate lags"]
+    cluster.put_pod(replica_pod("other", is_ready=False))
+    again = await operator.written()
+    assert [write for write in again if write.startswith("annotate")] == []
+
+
+async def test_a_pod_that_cannot_be_touched_is_no_error(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    cluster.put_sd(fleet(WITH_ADAPTER))
+    operator = start()
+    replicas.answers["p1"] = ReplicaStatus(True, "i", adapters_hash="old")
+    cluster.put_pod(replica_pod())
+    await operator.act()
+    await until(lambda: operator.queued)
+    cluster.fault = fails("annotate p1", Denied("no"))
+    await operator.act()
+
+
+# Trouble
+
+
+def creating(age: float) -> Manifest:
+    pod = replica_pod(is_ready=False)
+    pod["metadata"]["creationTimestamp"] = ago(age)
+    state = {"name": "server", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    pod["status"] = {"phase": "Pending", "containerStatuses": [state]}
+    return pod
+
+
+async def test_events_are_read_only_of_pods_that_are_created_for_long(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    cluster.put_pod(creating(age=5))
+    again = await operator.act()
+    assert cluster.reads == []
+    assert again == 15.5
+
+    cluster.warnings = [Event("Warning", "FailedMount", 'secret "tokens" not found')]
+    operator.clock.now += timedelta(seconds=again)
+    assert await operator.act() == 10.0
+    assert cluster.reads == ["warnings uid-p1"]
+    assert conditions(cluster)["Ready"][1] == "MountFailed"
+
+
+async def test_events_that_cannot_be_read_are_asked_for_again(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.put_pod(creating(age=60))
+    cluster.warnings = Denied("User cannot list resource events")
+    assert await start().act() == 10.0
+
+
+async def test_room_is_asked_for_once_in_ten_seconds(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    cluster.room = DeviceRoom(largest_node=8, largest_free=0)
+    pod = creating(age=5)
+    pod["spec"] = {}
+    message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    scheduled = {"type": "PodScheduled", "status": "False", "message": message}
+    pod["status"] = {"phase": "Pending", "conditions": [scheduled]}
+    cluster.put_pod(pod)
+    for _ in range(2):
+        assert await operator.act() == pytest.approx(10.0, abs=9.0)
+        operator.clock.now += timedelta(seconds=1)
+    assert cluster.reads == ["room nvidia.com/gpu"]
+    operator.clock.now += timedelta(seconds=10)
+    await operator.act()
+    assert cluster.reads == ["room nvidia.com/gpu"] * 2

@@ -11,6 +11,7 @@ from tests.apiserver import ApiServer
 from tests.apiserver_client import Object
 from tests.live_fleet import SIM, LiveFleet
 from tests.operator_process import OperatorProcess
+from tests.pod_monitors import install_pod_monitors, remove_pod_monitors
 from tests.proxy import wait_until
 from tests.spec_cases import changed
 
@@ -331,61 +332,22 @@ def test_the_strategy_changes_to_and_fro(fleet: LiveFleet) -> None:
     assert len(fleet.replica_sets()) == 1
 
 
-MONITORS: Final = (
-    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/podmonitors.monitoring.coreos.com"
-)
-
-
 @pytest.fixture
-def monitor_kind(api_server: ApiServer) -> Iterator[Callable[[], None]]:
-    """Installs the kind PodMonitor, without its schema."""
-    schema = {
-        "type": "object",
-        "properties": {
-            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-        },
-    }
-    version = {
-        "name": "v1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
-    names = {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"}
-    spec = {
-        "group": "monitoring.coreos.com",
-        "names": names | {"listKind": "PodMonitorList"},
-        "scope": "Namespaced",
-        "versions": [version],
-    }
-    crd = {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "podmonitors.monitoring.coreos.com",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, of a test"},
-        },
-        "spec": spec,
-    }
-
-    def install() -> None:
-        api_server.client.apply(MONITORS, crd)
-
-    yield install
-    if api_server.client.exists(MONITORS):
-        api_server.client.delete(MONITORS)
-        wait_until(lambda: not api_server.client.exists(MONITORS), "PodMonitor is unknown again")
+def without_pod_monitors(api_server: ApiServer) -> Iterator[None]:
+    """A test may install the kind; it is taken away after it."""
+    remove_pod_monitors(api_server)
+    yield
+    remove_pod_monitors(api_server)
 
 
-def test_a_pod_monitor_waits_for_its_kind(
-    fleet: LiveFleet, monitor_kind: Callable[[], None]
-) -> None:
+@pytest.mark.usefixtures("without_pod_monitors")
+def test_a_pod_monitor_waits_for_its_kind(fleet: LiveFleet) -> None:
     fleet.change({"monitoring": {"podMonitor": {"labels": {"release": "p"}}}, "replicas": 3})
     told = fleet.wait_for("Accepted", "False", "MissingKind")
     assert told.startswith("PodMonitor fleet: the cluster has no PodMonitor")
     # All else goes on.
     fleet.wait(lambda: fleet.child("Deployment")["spec"]["replicas"] == 3, "the fleet is scaled")
-    monitor_kind()
+    install_pod_monitors(fleet.server)
     fleet.wait_for("Accepted")
     fleet.settle()
     spec = fleet.child("PodMonitor")["spec"]

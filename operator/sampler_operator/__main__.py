@@ -65,6 +65,8 @@ def run(
     # What kopf does for each object is of no interest; that a watch fails is.
     for noisy in ("kopf", "httpx"):
         logging.getLogger(noisy).setLevel("WARNING")
+    # PodMonitors are optional; that the CRD of ours is missing is told otherwise.
+    logging.getLogger("kopf._core.reactor.observation").setLevel("ERROR")
     given = {"vllm": image_vllm, "torch": image_torch, "sim": image_sim}
     config = OperatorConfig(
         kubeconfig=kubeconfig,

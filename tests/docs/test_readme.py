@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from tests.servers import Server
 
 from sampler_cli.main import app
+from sampler_operator.spec.parse import parse
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -45,6 +47,17 @@ def test_the_commands_have_the_options_that_are_shown() -> None:
     used = set(re.findall(r"--[a-z-]+", shown))
     assert used
     assert used <= options
+
+
+def test_the_resource_that_is_shown_is_one() -> None:
+    (shown,) = blocks("yaml")
+    example = yaml.safe_load((ROOT / "manifests/examples/sim.yaml").read_text())
+    assert parse(yaml.safe_load(shown)).metadata.name == example["metadata"]["name"]
+
+
+def test_the_table_that_is_shown_is_what_kubectl_printed() -> None:
+    (shown,) = blocks("console")
+    assert shown == (ROOT / "docs/status-table.txt").read_text()
 
 
 def test_the_make_targets_that_are_shown_exist() -> None:

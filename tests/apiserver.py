@@ -11,12 +11,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -127,7 +128,7 @@ class ApiServer:
     def start_api(self) -> None:
         """Start the API server alone, at the address it had; returns when it is ready.
 
-        Controllers and scheduler find it again by themselves, some seconds later.
+        Controllers and scheduler find it again by themselves, up to half a minute later.
         """
         flags = api_server_flags(self._address, self._authority, self._serving, self._token_key)
         self._start("kube-apiserver", [*flags, *self._options])
@@ -136,6 +137,22 @@ class ApiServer:
     def stop_api(self) -> None:
         """SIGKILL to the API server alone."""
         self._processes.kill("kube-apiserver")
+
+    def restart_controllers(self) -> None:
+        """After an outage, for those who do not want to wait until they try again."""
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            self._processes.kill(name)
+        self._start_controllers()
+
+    @contextmanager
+    def frozen_api(self) -> Iterator[None]:
+        """The API server keeps its connections and answers nobody."""
+        pid = self._processes.pid("kube-apiserver")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def compact(self) -> int:
         """Forget every revision but the newest in etcd: that revision.

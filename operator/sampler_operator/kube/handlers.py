@@ -4,7 +4,8 @@ Other kinds of handlers write annotations or finalizers. Indices do not, but wit
 every object in memory until all kinds are listed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import Any, Final
 
 import kopf
@@ -21,6 +22,14 @@ LABEL_SELECTOR: Final = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
 
 _LABELLED: Final = frozenset({PODS, *CHILDREN.values()})
 _PAGE: Final = 100
+
+
+class _Backoffs:
+    """Seconds between the attempts of a watch, without an end: when kopf gave up after a minute of
+    HTTP 5xx, the operator would end. And after a long outage it is back within 5 s, not 21."""
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((0.5, 1.0, 2.0), repeat(5.0))
 
 
 class _NoDiffBase(DiffBaseStorage):
@@ -65,6 +74,7 @@ def operator_settings(is_namespaced: bool) -> OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     settings.queueing.idle_timeout = 0.1
     settings.networking.connect_timeout = 10.0
+    settings.networking.error_backoffs = _Backoffs()
     settings.watching.chunk_size = _PAGE
     settings.watching.label_selectors[_is_labelled] = LABEL_SELECTOR
     return settings

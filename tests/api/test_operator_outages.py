@@ -1,0 +1,147 @@
+"""The API server goes, hangs and forgets: the operator goes on where it was, without a restart."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.apiserver import ApiServer
+from tests.apiserver_client import Object
+from tests.live_fleet import LiveFleet
+from tests.operator_process import OperatorProcess
+from tests.proxy import wait_until
+
+pytestmark = pytest.mark.timeout(150)  # the API server is down, or starts, for half a minute
+
+OUTAGE_SECONDS = 20
+# A watch that was refused asks again within 5 s.
+RECOVERY_SECONDS = 8
+HANG_SECONDS = 8
+KINDS = ("ConfigMap", "Deployment", "Discovery", "PodDisruptionBudget", "Service")
+
+
+@pytest.fixture
+def operator(api_server: ApiServer, namespace: str) -> Iterator[OperatorProcess]:
+    with OperatorProcess(api_server, "--namespace", namespace) as operator:
+        pid = operator.pid
+        yield operator
+        assert operator.is_running
+        assert operator.pid == pid
+        assert "Traceback" not in operator.log
+    api_server.restart_controllers()
+
+
+@pytest.fixture
+def fleets(
+    api_server: ApiServer, namespace: str, operator: OperatorProcess
+) -> tuple[LiveFleet, ...]:
+    """Three, with all children and an accepted status."""
+    found = tuple(LiveFleet(api_server, namespace, f"fleet-{number}") for number in range(3))
+    for fleet in found:
+        # Without a scheduler nothing happens to the pods.
+        fleet.create({"image": "registry.example/sampler:1", "schedulerName": "nobody"})
+    for fleet in found:
+        wait_until_created(fleet)
+    return found
+
+
+def wait_until_created(fleet: LiveFleet) -> None:
+    fleet.wait_observed()
+    fleet.wait(lambda: len(fleet.replica_sets()) == 1, "its pods are made")
+
+
+def uids(fleet: LiveFleet) -> dict[str, str]:
+    return {kind: fleet.child(kind)["metadata"]["uid"] for kind in KINDS}
+
+
+def image(deployment: Object) -> str:
+    found: str = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    return found
+
+
+def seconds_to_roll_out(fleets: tuple[LiveFleet, ...], new: str) -> float:
+    """From a change of every fleet's image until all Deployments have it."""
+    begun = time.monotonic()
+    for fleet in fleets:
+        fleet.change({"image": new})
+    for fleet in fleets:
+        fleet.wait(lambda fleet=fleet: image(fleet.child("Deployment")) == new, "it is rolled out")  # type: ignore[misc]
+    return time.monotonic() - begun
+
+
+def assert_rolled_out_once(fleet: LiveFleet) -> None:
+    """By one change of its Deployment. Its controller may come back only half a minute later."""
+    fleet.wait_observed()
+    deployment = fleet.child("Deployment")
+    assert image(deployment) == "registry.example/sampler:2"
+    assert deployment["metadata"]["generation"] == 2
+    assert len(fleet.replica_sets()) <= 2
+
+
+def test_after_an_outage_a_change_is_rolled_out_soon(
+    api_server: ApiServer, fleets: tuple[LiveFleet, ...]
+) -> None:
+    before = [uids(fleet) for fleet in fleets]
+    api_server.stop_api()
+    threading.Event().wait(OUTAGE_SECONDS)
+    api_server.start_api()
+    taken = seconds_to_roll_out(fleets, "registry.example/sampler:2")
+    print(f"{taken:.1f} s after the outage all changes were rolled out")
+    assert taken < RECOVERY_SECONDS
+    for fleet in fleets:
+        assert_rolled_out_once(fleet)
+    assert [uids(fleet) for fleet in fleets] == before
+
+
+def test_what_no_watch_can_tell_any_more_is_found(
+    api_server: ApiServer, operator: OperatorProcess, fleets: tuple[LiveFleet, ...]
+) -> None:
+    kept, damaged, deleted = fleets
+    before = uids(kept)
+    client = api_server.client
+    os.kill(operator.pid, signal.SIGSTOP)
+    try:
+        client.delete(damaged.child_path("Deployment"), {"propagationPolicy": "Background"})
+        client.delete(damaged.child_path("ConfigMap"))
+        client.delete(deleted.path, {"propagationPolicy": "Background"})
+        kept.change({"image": "registry.example/sampler:2"})
+        api_server.stop_api()
+        api_server.compact()
+        api_server.start_api()
+    finally:
+        os.kill(operator.pid, signal.SIGCONT)
+    for kind in ("Deployment", "ConfigMap"):
+        damaged.wait(lambda kind=kind: damaged.has_child(kind), f"{kind} is there again")  # type: ignore[misc]
+    assert_rolled_out_once(kept)
+    assert uids(kept) == before
+
+    def states() -> float:
+        found = operator.metrics()
+        return sum(n for name, n in found.items() if "operator_deployments{" in name)
+
+    wait_until(lambda: states() == 2, "the operator has forgotten the deleted one")
+    deleted.create({"image": "registry.example/sampler:3", "schedulerName": "nobody"})
+    uid = deleted.get()["metadata"]["uid"]
+
+    def is_served() -> bool:
+        return deleted.has_child("Deployment") and (
+            [each["uid"] for each in deleted.child("Deployment")["metadata"]["ownerReferences"]]
+            == [uid]
+        )
+
+    deleted.wait(is_served, "a new one of that name has children of its own")
+
+
+def test_an_api_server_that_hangs_delays_and_breaks_nothing(
+    api_server: ApiServer, fleets: tuple[LiveFleet, ...]
+) -> None:
+    before = [uids(fleet) for fleet in fleets]
+    for fleet in fleets:
+        fleet.change({"image": "registry.example/sampler:2"})
+    with api_server.frozen_api():
+        threading.Event().wait(HANG_SECONDS)
+    for fleet in fleets:
+        assert_rolled_out_once(fleet)
+    assert [uids(fleet) for fleet in fleets] == before

@@ -1,6 +1,7 @@
 """When a pass has to look further than the watches show: events of a pod, room for devices."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from .observed import PodView
 from .spec import SamplerDeployment
@@ -9,6 +10,8 @@ __all__ = ["CREATING_SECONDS", "age_seconds", "is_stuck", "seconds_until_stuck",
 
 CREATING_SECONDS = 20.0
 """A pod whose containers are created for longer than this has a problem that only events tell."""
+
+_BEFORE_START: Final = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def age_seconds(pod: PodView, now: datetime) -> float:
@@ -23,11 +26,14 @@ def age_seconds(pod: PodView, now: datetime) -> float:
 
 
 def _is_creating(pod: PodView) -> bool:
+    """Nothing of it has run yet. What came further tells its own troubles, and a download may take
+    long without being one."""
     if pod.is_leaving or pod.phase != "Pending" or not pod.node:
         return False
-    return not pod.containers or any(
-        c.waiting_reason in ("ContainerCreating", "PodInitializing") for c in pod.containers
-    )
+    if any(c.is_running for c in pod.containers):
+        return False
+    waits = {c.waiting_reason for c in pod.containers if c.waiting_reason}
+    return not pod.containers or (bool(waits) and waits <= _BEFORE_START)
 
 
 def is_stuck(pod: PodView, now: datetime) -> bool:

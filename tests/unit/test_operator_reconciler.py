@@ -416,6 +416,20 @@ async def test_a_refused_change_does_not_hold_up_the_others(
     assert FIVE - {"apply Deployment fleet"} <= set(cluster.writes)
 
 
+async def test_a_child_that_cannot_be_deleted_is_told_and_tried_again(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    cluster.put_sd(fleet({"disruptionBudget": {"enabled": False}}, generation=2))
+    cluster.fault = fails(f"delete {BUDGET}", Denied("User cannot delete resource"))
+    assert await operator.act() == 10.0
+    assert conditions(cluster)["Accepted"] == ("False", "Forbidden")
+    cluster.fault = lambda write: None
+    operator.clock.now += timedelta(seconds=10)
+    assert await operator.written() == [f"delete {BUDGET}", "status"]
+
+
 async def test_a_status_that_cannot_be_written_is_an_error(
     cluster: FakeCluster, start: Start
 ) -> None:

@@ -16,7 +16,7 @@ from .errors import ClusterError, InvalidSpec, Missing
 from .metrics import OperatorMetrics
 from .names import Key
 from .objects import Manifest, ref_of
-from .observed import Observed
+from .observed import Observed, PodView
 from .plan import BuildSettings, Plan, planned
 from .ports import Cluster, DeviceRoom, Event, View
 from .reporter import Reporter
@@ -191,12 +191,13 @@ class Reconciler:
     ) -> None:
         """Touch the pods that have not taken in the adapters: their mount is refreshed at once."""
         wanted = config.declared_hash
-        for pod in observed.pods:
-            report = reports.get(pod.name)
-            if pod.is_leaving or report is None or report.status is None:
-                continue
-            if wanted in (pod.adapters_hash, report.status.adapters_hash):
-                continue
+        lagging = [pod for pod in observed.pods if _lags(pod, reports.get(pod.name), wanted)]
+        if not lagging:
+            return
+        written = recorded(key, self._view.observed(key) or observed)
+        if written.declared_hash != wanted:
+            return  # it would be in vain, and a pod is touched once
+        for pod in lagging:
             try:
                 await self._cluster.annotate_pod(key, pod.name, {names.ADAPTERS_HASH: wanted})
                 self._metrics.wrote("Pod", "annotate")
@@ -237,6 +238,13 @@ class Reconciler:
         if written is None or generation != observed.sd["metadata"].get("generation", 0):
             return 0.0
         return _STATUS_SECONDS - (self._now() - written).total_seconds()
+
+
+def _lags(pod: PodView, report: Report | None, wanted: str) -> bool:
+    """It has other adapters than it should, and was not touched because of them yet."""
+    if pod.is_leaving or report is None or report.status is None:
+        return False
+    return wanted not in (pod.adapters_hash, report.status.adapters_hash)
 
 
 @dataclass(frozen=True, slots=True)

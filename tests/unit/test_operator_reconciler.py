@@ -497,6 +497,25 @@ async def test_only_pods_that_lag_are_touched(
     assert [write for write in again if write.startswith("annotate")] == []
 
 
+async def test_no_pod_is_touched_before_the_config_map_says_what_it_should_hold(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    replicas.answers["p1"] = ReplicaStatus(True, "i", adapters_hash="old")
+    cluster.put_pod(replica_pod())
+    await operator.act()
+    await until(lambda: operator.queued)
+    cluster.put_sd(fleet(WITH_ADAPTER, generation=2))
+    cluster.fault = fails(f"apply {ADAPTERS}", Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await operator.act()
+    assert "annotate p1" not in cluster.writes
+    cluster.fault = lambda write: None
+    operator.clock.now += timedelta(seconds=2)
+    assert "annotate p1" in await operator.written()
+
+
 async def test_a_pod_that_cannot_be_touched_is_no_error(
     cluster: FakeCluster, replicas: FakeReplicas, start: Start
 ) -> None:

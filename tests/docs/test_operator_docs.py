@@ -188,3 +188,26 @@ def test_what_is_waited_for_is_a_condition() -> None:
     waited = re.findall(r"--for=condition=(\w+)", PAGE)
     assert waited
     assert set(waited) <= set(ConditionType)
+
+
+# The architecture
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    _, _, table = text.partition("\n## Where to find what\n")
+    missing = []
+    for _, place in rows(table):
+        package = ""
+        for part in place.split(";"):
+            named = CODE.findall(part)
+            if re.match(r" ?`\w+`:", part):
+                package = named.pop(0)
+            missing += [name for name in named if not _is_in(package, name)]
+    assert missing == []
+
+
+def _is_in(package: str, name: str) -> bool:
+    folders = [ROOT, ROOT / "client", ROOT / "operator", ROOT / "sampler_server"]
+    folders += [folder / package for folder in folders]
+    return " " in name or any((folder / name).exists() for folder in folders)

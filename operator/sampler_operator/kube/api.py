@@ -40,7 +40,8 @@ class KubeApi:
     """One connection pool to the API server."""
 
     def __init__(self, configuration: Configuration) -> None:
-        configuration.retries = False
+        # False would be 0 attempts to the library, which it never reaches: it asks on for ever.
+        configuration.retries = None
         configuration.connection_pool_maxsize = _CONNECTIONS
         # aiohttp would look for a proxy in the environment in two threads for each call; that of
         # the kubeconfig is in force all the same.
@@ -129,6 +130,6 @@ def _error(status: int, data: bytes, call: str) -> ClusterError:
         return Denied(message)
     if status == 404:
         return Missing(message)
-    if status in (400, 403, 409, 410, 413, 422) or (status == 500 and "schema" in message):
+    if status in (400, 403, 409, 413, 422) or (status == 500 and "schema" in message):
         return Refused(message, field=str(status))
     return Unavailable(message)

@@ -151,7 +151,10 @@ EVERYTHING: Final[Spec] = {
         "from": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}],
         "monitoringNamespaces": ["monitoring"],
     },
-    "podTemplateOverrides": {"spec": {"hostNetwork": True, "dnsPolicy": None}},
+    "podTemplateOverrides": {
+        "metadata": {"labels": {"cost-centre": "7"}},
+        "spec": {"hostNetwork": True, "dnsPolicy": None},
+    },
 }
 
 VALID: Final[dict[str, Spec]] = {

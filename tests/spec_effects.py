@@ -304,7 +304,8 @@ EFFECTS: Final[tuple[SpecEffect, ...]] = (
     _row("podMetadata.annotations", TORCH, {"note": "a"}),
     _row("serviceAccountName", TORCH, "sampler"),
     _row("podSecurityContext", TORCH, {"runAsUser": 3000}),
-    _row("podTemplateOverrides", TORCH, {"spec": {"dnsPolicy": "Default"}}),
+    _row("podTemplateOverrides.metadata", TORCH, {"labels": {"cost-centre": "7"}}),
+    _row("podTemplateOverrides.spec", TORCH, {"dnsPolicy": "Default"}),
     # Rollout
     _row("rollout.strategy", TORCH, "Recreate", Effect.STEERS),
     _row("rollout.maxSurge", TORCH, "25%", Effect.STEERS),

@@ -16,6 +16,7 @@ __all__ = [
     "Manifest",
     "contains",
     "digest",
+    "digest_of",
     "key_of",
     "metadata",
     "ref_of",
@@ -94,6 +95,12 @@ def with_digest(manifest: Manifest) -> Manifest:
     meta = manifest["metadata"]
     annotations = {**meta.get("annotations", {}), names.DIGEST: digest(manifest)}
     return {**manifest, "metadata": {**meta, "annotations": annotations}}
+
+
+def digest_of(manifest: Manifest) -> str:
+    """The digest that ``with_digest`` has put into a manifest."""
+    annotations: Manifest = manifest["metadata"].get("annotations", {})
+    return str(annotations.get(names.DIGEST, ""))
 
 
 def contains(observed: Any, desired: Any, field: str = "", parent: str = "") -> bool:

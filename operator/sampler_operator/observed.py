@@ -37,6 +37,8 @@ class ChildView(msgspec.Struct, frozen=True):
     """resourceVersion."""
     body: bytes
     """JSON, deflated: thousands of these are kept, and few of them are read."""
+    applied: str = ""
+    """Digest of the manifest whose apply was answered with exactly this object."""
     deployment: "DeploymentView | None" = None
 
     def manifest(self) -> Manifest:

@@ -221,12 +221,14 @@ class Reconciler:
                 self._untold[key] = untold
                 return _Outcome(has_written=False, look_after=wait)
             meta = observed.sd["metadata"]
+            self._untold[key] = untold
             try:
                 written = await self._cluster.patch_status(key, meta["uid"], new)
             except Missing:
                 return _Outcome(has_written=True)  # deleted meanwhile
             self._status_written[key] = meta.get("generation", 0), self._now()
             self._view.wrote_sd(key, written)
+            self._untold.pop(key, None)
             self._metrics.wrote(names.KIND, "status")
         for event in events(old, new, untold):
             self._cluster.emit(observed.sd, event)

@@ -127,4 +127,8 @@ class Reporter:
             status = await self._replicas.status(pod)
         except Unreachable as error:
             return Report(pod.life, pod.is_ready, error=error.message)
+        except Exception as error:
+            # Whatever a replica answers, it will be asked again.
+            log.exception("pod %s: its status could not be read", pod.name)
+            return Report(pod.life, pod.is_ready, error=f"{type(error).__name__}: {error}")
         return Report(pod.life, pod.is_ready, steady(status))

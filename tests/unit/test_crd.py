@@ -70,7 +70,8 @@ def test_only_objects_of_kubernetes_own_keep_unknown_fields() -> None:
         ".model.cache.volume.csi",
         ".networkPolicy.from[]",
         ".podSecurityContext",
-        ".podTemplateOverrides",
+        ".podTemplateOverrides.metadata",
+        ".podTemplateOverrides.spec",
     }
 
 

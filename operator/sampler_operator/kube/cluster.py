@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from .. import names
 from ..errors import ClusterError, Missing, Refused, Unavailable
 from ..names import Key, Ref
-from ..objects import Manifest, ref_of
+from ..objects import Manifest, digest_of, ref_of
 from ..observed import ChildView, child_view
 from ..ports import DeviceRoom, Event
 from ..quantities import as_number
@@ -37,27 +39,25 @@ class KubeCluster:
             if not force and ref.kind in _MERGED_SILENTLY:
                 force = await self._is_ours(manifest)
             try:
-                return child_view(await self._patch_child(manifest, force))
+                return await self._patch_child(manifest, force)
             except Refused as error:
                 if error.field != _CONFLICT:
                     raise Refused(f"{ref}: {error.message}") from None
                 # It may be this fleet's, and have lost the label by which it is watched.
                 if force or not await self._is_ours(manifest):
                     raise Unavailable(error.message) from None
-                return child_view(await self._patch_child(manifest, force=True))
+                return await self._patch_child(manifest, force=True)
         except Missing as error:
             raise Missing(f"{ref}: the cluster has no {ref.kind}: {error.message}") from None
 
-    async def _patch_child(self, manifest: Manifest, force: bool) -> Manifest:
+    async def _patch_child(self, manifest: Manifest, force: bool) -> ChildView:
         ref, meta = ref_of(manifest), manifest["metadata"]
         query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
         if force:
             query["force"] = "true"
         path = path_of(CHILDREN[ref.kind], meta["namespace"], ref.name)
-        answer: Manifest = await self._api.call(
-            "PATCH", path, query=query, body=manifest, content_type=APPLY
-        )
-        return answer
+        answer = await self._api.call("PATCH", path, query=query, body=manifest, content_type=APPLY)
+        return msgspec.structs.replace(child_view(answer), applied=digest_of(manifest))
 
     async def _is_ours(self, manifest: Manifest) -> bool:
         """Whether the object exists and has the same owner. Raises Refused if it has another."""

@@ -141,8 +141,13 @@ class KubeView:
         return hash((entry.uid, entry.version, *sorted((p.uid, p.version) for p in parts)))
 
     def wrote(self, key: Key, child: ChildView) -> None:
-        """See ``ports.View``."""
-        self._keep_child(key, child)
+        """See ``ports.View``. An apply without effect is answered with the version that is known:
+        the answer counts all the same, as it says that the object is as it was applied."""
+        known = self._children.get(key, {}).get(child.ref)
+        if known is not None and (known.uid, known.value.version) == (child.uid, child.version):
+            self._children[key][child.ref] = _Entry(known.uid, known.version, child)
+        else:
+            self._keep_child(key, child)
 
     def wrote_sd(self, key: Key, sd: Manifest) -> None:
         """See ``ports.View``."""

@@ -102,7 +102,8 @@ def _layout_1(sd: SamplerDeployment, default_image: str) -> Manifest:
         },
         "spec": pod,
     }
-    template = merged(template, spec.pod_template_overrides or {})
+    if spec.pod_template_overrides is not None:
+        template = merged(template, spec.pod_template_overrides.as_patch())
     # Whatever was done to them: without these labels the Deployment would not know its pods.
     return dict(merged(template, {"metadata": {"labels": names.labels(key)}}))
 
@@ -173,17 +174,18 @@ def _fetch(sd: SamplerDeployment, image: Manifest, found: list[Mount]) -> Manife
         "command": ["sampler"],
         "args": fetch_arguments(sd),
         "env": fetch_environment(sd),
+        "resources": _resources(sd, with_devices=False),
         "volumeMounts": [mount.mounted(read_only=False) for mount in needed],
         "securityContext": dict(_CONTAINER_SECURITY),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
-def _resources(sd: SamplerDeployment) -> Manifest:
+def _resources(sd: SamplerDeployment, *, with_devices: bool = True) -> Manifest:
     given = sd.spec.resources
     requests = {name: str(value) for name, value in given.requests.items()}
     limits = {name: str(value) for name, value in given.limits.items()}
-    if sd.spec.gpu_count:
+    if sd.spec.gpu_count and with_devices:
         requests[sd.spec.gpu.resource_name] = str(sd.spec.gpu_count)
         limits[sd.spec.gpu.resource_name] = str(sd.spec.gpu_count)
     return {name: part for name, part in (("requests", requests), ("limits", limits)) if part}

@@ -34,6 +34,20 @@ class ResourcesSpec(SpecModel):
     """What is the most."""
 
 
+class PodTemplateOverrides(SpecModel):
+    """Parts of a pod template that are merged over the operator's."""
+
+    metadata: JsonObject | None = None
+    """Labels, annotations and the like."""
+    spec: JsonObject | None = None
+    """Parts of a pod's spec."""
+
+    def as_patch(self) -> dict[str, Any]:
+        """What is given, as a patch of the template."""
+        parts = {"metadata": self.metadata, "spec": self.spec}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
 class SamplerDeploymentSpec(SpecModel):
     """The fleet that is wanted."""
 
@@ -109,7 +123,7 @@ class SamplerDeploymentSpec(SpecModel):
     """How the fleet is watched."""
     network_policy: NetworkPolicySpec = Field(default_factory=NetworkPolicySpec)
     """Who may reach the pods."""
-    pod_template_overrides: JsonObject | None = None
+    pod_template_overrides: PodTemplateOverrides | None = None
     """Merged last over the pod template: lists by Kubernetes' merge keys (containers, volumes and
     env by name, volumeMounts by mountPath), null deletes (and needs
     ``kubectl apply --server-side``). Labels of the selector stay."""

@@ -63,6 +63,11 @@ class LocalSecret(SpecModel):
     """Name of the Secret."""
 
 
+_OURS = frozenset(
+    f"app.kubernetes.io/{name}" for name in ("component", "instance", "managed-by", "name")
+)
+
+
 class PodMetadata(SpecModel):
     """Labels and annotations of the pods, beside the operator's own."""
 
@@ -76,14 +81,12 @@ class PodMetadata(SpecModel):
     rules = (
         Rule(
             cel="!has(self.labels) || self.labels.all(key, !key.startsWith('sampler.dev/')"
-            " && key != 'app.kubernetes.io/managed-by')",
-            message="sampler.dev/… and app.kubernetes.io/managed-by are the operator's; choose"
-            " other names",
+            " && !(key in ['app.kubernetes.io/component', 'app.kubernetes.io/instance',"
+            " 'app.kubernetes.io/managed-by', 'app.kubernetes.io/name']))",
+            message="sampler.dev/… and app.kubernetes.io/component, instance, managed-by and name"
+            " are the operator's; choose other names",
             holds=lambda metadata: (
-                not any(
-                    key.startswith("sampler.dev/") or key == "app.kubernetes.io/managed-by"
-                    for key in metadata.labels
-                )
+                not any(key.startswith("sampler.dev/") or key in _OURS for key in metadata.labels)
             ),
             field="labels",
         ),

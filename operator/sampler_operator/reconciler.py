@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 1.0
 _TROUBLE_SECONDS = 10.0
+_ROOM_SECONDS = 30.0
 
 
 class Reconciler:
@@ -145,7 +146,7 @@ class Reconciler:
             return None
         resource = sd.spec.gpu.resource_name
         known = self._rooms.get(resource)
-        if known is None or (now - known[0]).total_seconds() >= _TROUBLE_SECONDS:
+        if known is None or (now - known[0]).total_seconds() >= _ROOM_SECONDS:
             known = self._rooms[resource] = now, await self._cluster.device_room(resource)
         return known[1]
 

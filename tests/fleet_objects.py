@@ -6,11 +6,20 @@ from typing import Any, Final
 
 from tests.apiserver_client import KubeClient, Object
 from tests.installed_crd import sampler_path
+from tests.live_fleet import LiveFleet
 
 from sampler_operator.kube.resources import CHILDREN, Resource, path_of
 from sampler_operator.names import DIGEST, FLEET_LABEL, TEMPLATE_DIGEST
 
-__all__ = ["assert_untouched", "children", "conditions", "history", "outcome", "replica_sets"]
+__all__ = [
+    "assert_untouched",
+    "child_uids",
+    "children",
+    "conditions",
+    "history",
+    "outcome",
+    "replica_sets",
+]
 
 _REPLICA_SETS: Final = Resource("apps", "v1", "replicasets")
 _INSTALLED: Final = {kind: where for kind, where in CHILDREN.items() if kind != "PodMonitor"}
@@ -39,6 +48,12 @@ def conditions(sd: Object) -> dict[str, tuple[str, str]]:
     """Status and reason by type."""
     found = sd.get("status", {}).get("conditions", [])
     return {each["type"]: (each["status"], each["reason"]) for each in found}
+
+
+def child_uids(fleet: LiveFleet) -> dict[str, str]:
+    """Of the children that every fleet has. Who has others was made again."""
+    kinds = ("ConfigMap", "Deployment", "Discovery", "PodDisruptionBudget", "Service")
+    return {kind: fleet.child(kind)["metadata"]["uid"] for kind in kinds}
 
 
 def outcome(client: KubeClient, namespace: str, name: str) -> Object:

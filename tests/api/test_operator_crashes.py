@@ -2,6 +2,8 @@
 killed ends; and without an operator a fleet can be deleted.
 """
 
+import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,14 +13,17 @@ from typing import Any
 import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import KubeClient, Object
-from tests.fleet_objects import assert_untouched, history, outcome
+from tests.fleet_objects import assert_untouched, child_uids, children, history, outcome
 from tests.installed_crd import install_crd, sampler_path
+from tests.live_fleet import LiveFleet
 from tests.mortal_cluster import Cut, Death, Point
+from tests.operator_process import OperatorProcess
 from tests.operator_thread import OperatorThread
 from tests.proxy import wait_until
 from tests.spec_cases import MINIMAL, changed, manifest
 
 AT_ONCE = 6
+KILLS = 6
 SETTLED_SECONDS = 40
 
 # Without a scheduler the pods, and with them the status, do not depend on anybody's speed.
@@ -158,3 +163,60 @@ def test_killed_at_any_write_it_ends_where_the_uncut_one_does(
         assert end == wanted, str(death)
     # There may be a status less than in the uncut run.
     assert {death.at for death in deaths if death.has_come} >= CHILD_WRITES
+
+
+@pytest.fixture
+def fleets(api_server: ApiServer, namespace: str) -> tuple[LiveFleet, ...]:
+    """Three; without a scheduler nothing happens to their pods."""
+    found = tuple(LiveFleet(api_server, namespace, f"fleet-{number}") for number in range(3))
+    for fleet in found:
+        fleet.create({"image": "registry.example/sampler:0", "schedulerName": "nobody"})
+    return found
+
+
+@pytest.mark.timeout(120)  # seven operators, one after the other
+def test_a_process_that_is_killed_at_any_moment_is_followed_by_one_that_goes_on(
+    api_server: ApiServer, namespace: str, fleets: tuple[LiveFleet, ...]
+) -> None:
+    moments = random.Random(7)
+    with OperatorProcess(api_server, "--namespace", namespace) as operator:
+        for fleet in fleets:
+            fleet.wait_observed()
+        before = [child_uids(fleet) for fleet in fleets]
+        for number in range(1, KILLS + 1):
+            for fleet in fleets:
+                fleet.change({"image": f"registry.example/sampler:{number}"})
+            # The first ones while they work, the others while they start.
+            longest = 0.3 if number <= KILLS // 2 else 3.0
+            threading.Event().wait(moments.uniform(0, longest))
+            operator.kill()
+            operator.start(wait=number <= KILLS // 2 or number == KILLS)
+        for fleet in fleets:
+            fleet.wait_observed()
+            spec = fleet.child("Deployment")["spec"]["template"]["spec"]
+            assert spec["containers"][0]["image"] == f"registry.example/sampler:{KILLS}"
+            assert fleet.child("Deployment")["metadata"]["generation"] <= 1 + KILLS
+        assert [child_uids(fleet) for fleet in fleets] == before
+        assert "Traceback" not in operator.log
+
+
+@pytest.mark.timeout(120)  # the garbage collector looks for new kinds twice a minute
+def test_a_fleet_is_deleted_without_an_operator(
+    api_server: ApiServer, namespace: str, fleets: tuple[LiveFleet, ...]
+) -> None:
+    with OperatorProcess(api_server, "--namespace", namespace):
+        for fleet in fleets:
+            fleet.wait(lambda fleet=fleet: fleet.pods(), "its pod is made")  # type: ignore[misc]
+    deleted, *kept = fleets
+    assert_untouched(deleted.get())
+    api_server.client.delete(deleted.path, {"propagationPolicy": "Background"})
+    assert not api_server.client.exists(deleted.path)
+
+    def names() -> set[str]:
+        found = [*children(api_server.client, namespace), *deleted.replica_sets()]
+        found += [each["metadata"]["name"] for each in deleted.pods()]
+        return {each for each in found if deleted.name in each}
+
+    assert names()
+    wait_until(lambda: not names(), "the garbage collector has taken its children", 60, 0.2)
+    assert all(child_uids(fleet) and fleet.replica_sets() and fleet.pods() for fleet in kept)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object
+from tests.fleet_objects import child_uids
 from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
 from tests.proxy import wait_until
@@ -19,7 +20,12 @@ OUTAGE_SECONDS = 20
 # A watch that was refused asks again within 5 s.
 RECOVERY_SECONDS = 8
 HANG_SECONDS = 8
-KINDS = ("ConfigMap", "Deployment", "Discovery", "PodDisruptionBudget", "Service")
+
+
+@pytest.fixture(autouse=True)
+def _controllers(api_server: ApiServer) -> Iterator[None]:
+    yield
+    api_server.restart_controllers()
 
 
 @pytest.fixture
@@ -30,7 +36,6 @@ def operator(api_server: ApiServer, namespace: str) -> Iterator[OperatorProcess]
         assert operator.is_running
         assert operator.pid == pid
         assert "Traceback" not in operator.log
-    api_server.restart_controllers()
 
 
 @pytest.fixture
@@ -50,10 +55,6 @@ def fleets(
 def wait_until_created(fleet: LiveFleet) -> None:
     fleet.wait_observed()
     fleet.wait(lambda: len(fleet.replica_sets()) == 1, "its pods are made")
-
-
-def uids(fleet: LiveFleet) -> dict[str, str]:
-    return {kind: fleet.child(kind)["metadata"]["uid"] for kind in KINDS}
 
 
 def image(deployment: Object) -> str:
@@ -83,7 +84,7 @@ def assert_rolled_out_once(fleet: LiveFleet) -> None:
 def test_after_an_outage_a_change_is_rolled_out_soon(
     api_server: ApiServer, fleets: tuple[LiveFleet, ...]
 ) -> None:
-    before = [uids(fleet) for fleet in fleets]
+    before = [child_uids(fleet) for fleet in fleets]
     api_server.stop_api()
     threading.Event().wait(OUTAGE_SECONDS)
     api_server.start_api()
@@ -92,14 +93,14 @@ def test_after_an_outage_a_change_is_rolled_out_soon(
     assert taken < RECOVERY_SECONDS
     for fleet in fleets:
         assert_rolled_out_once(fleet)
-    assert [uids(fleet) for fleet in fleets] == before
+    assert [child_uids(fleet) for fleet in fleets] == before
 
 
 def test_what_no_watch_can_tell_any_more_is_found(
     api_server: ApiServer, operator: OperatorProcess, fleets: tuple[LiveFleet, ...]
 ) -> None:
     kept, damaged, deleted = fleets
-    before = uids(kept)
+    before = child_uids(kept)
     client = api_server.client
     os.kill(operator.pid, signal.SIGSTOP)
     try:
@@ -115,7 +116,7 @@ def test_what_no_watch_can_tell_any_more_is_found(
     for kind in ("Deployment", "ConfigMap"):
         damaged.wait(lambda kind=kind: damaged.has_child(kind), f"{kind} is there again")  # type: ignore[misc]
     assert_rolled_out_once(kept)
-    assert uids(kept) == before
+    assert child_uids(kept) == before
 
     def states() -> float:
         found = operator.metrics()
@@ -137,11 +138,11 @@ def test_what_no_watch_can_tell_any_more_is_found(
 def test_an_api_server_that_hangs_delays_and_breaks_nothing(
     api_server: ApiServer, fleets: tuple[LiveFleet, ...]
 ) -> None:
-    before = [uids(fleet) for fleet in fleets]
+    before = [child_uids(fleet) for fleet in fleets]
     for fleet in fleets:
         fleet.change({"image": "registry.example/sampler:2"})
     with api_server.frozen_api():
         threading.Event().wait(HANG_SECONDS)
     for fleet in fleets:
         assert_rolled_out_once(fleet)
-    assert [uids(fleet) for fleet in fleets] == before
+    assert [child_uids(fleet) for fleet in fleets] == before

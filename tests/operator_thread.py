@@ -90,6 +90,11 @@ class OperatorThread:
             if sample.name == "sampler_operator_writes_total"
         }
 
+    def passes(self) -> int:
+        """How many have ended well."""
+        name, labels = "sampler_operator_reconciles_total", {"result": "ok"}
+        return int(self._registry.get_sample_value(name, labels) or 0)
+
     def _live(self) -> None:
         selector = selectors.DefaultSelector()
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:

@@ -74,12 +74,31 @@ def planned(
             details.append(f"create {ref}: it does not exist")
         elif not _is_as_wanted(there, manifest):
             details.append(f"apply {ref}: it differs from what the spec says")
+            if there is present:
+                details += _moves(_annotations(present), template, settings.layouts)
         else:
             continue
         applies.append(manifest)
     deletes = [ref for ref in own if ref not in wanted]
     details += [f"delete {ref}: the spec does not want it" for ref in deletes]
     return Plan(template, tuple(applies), tuple(deletes), tuple(details))
+
+
+def _moves(
+    remembered: Mapping[str, str], template: Template, layouts: Mapping[int, Layout]
+) -> list[str]:
+    """What beside the spec changes the pods."""
+    moves = []
+    now = str(template.version)
+    former = remembered.get(names.TEMPLATE_VERSION, now)
+    image = remembered.get(names.DEFAULT_IMAGE, template.default_image)
+    if former != now:
+        is_known = former in {str(version) for version in layouts}
+        unknown = "" if is_known else ", which this operator does not know,"
+        moves.append(f"pods go from layout {former}{unknown} to layout {now}")
+    if image != template.default_image:
+        moves.append(f"the default image goes from {image} to {template.default_image}")
+    return moves
 
 
 def _annotations(child: ChildView | None) -> Mapping[str, str]:

@@ -145,6 +145,7 @@ def test_with_an_upgraded_operator_a_changed_template_gets_the_new_image() -> No
     [deployment] = made.applies
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "acme/torch:2"
     assert deployment["metadata"]["annotations"][names.DEFAULT_IMAGE] == "acme/torch:2"
+    assert "the default image goes from acme/torch:1 to acme/torch:2" in made.details
 
 
 def test_adapters_that_replicas_hold_change_the_config_map_alone() -> None:

@@ -337,7 +337,7 @@ SECTIONS: Final[tuple[SpecEffect, ...]] = (
     SpecEffect("lora.adapters", LORA, {"lora": {"adapters": []}}, Effect.NONE, (CONFIG_MAP,)),
     SpecEffect("engine", TORCH, {"engine": {"torch": GONE, "vllm": {}}}),
     SpecEffect("auth", TORCH, {"auth": {"tokenSecretRef": {"name": "a"}}}),
-    SpecEffect("tls", TORCH, {"tls": {"secretName": "a"}}),
+    SpecEffect("tls", TORCH, {"tls": {"secretName": "a"}}, children=(SERVICE,)),
     SpecEffect("monitoring", TORCH, {"monitoring": {"podMonitor": {}}}, Effect.NONE, (MONITOR,)),
     SpecEffect("monitoring", MONITORED, {"monitoring": GONE}, Effect.NONE, (MONITOR,)),
     SpecEffect("networkPolicy", GUARDED, {"networkPolicy": GONE}, Effect.NONE, (POLICY,)),

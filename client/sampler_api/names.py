@@ -15,6 +15,13 @@ ADAPTERS_PATH: Final = "/v1/adapters"
 
 DATA_PORT: Final = 8000
 MANAGE_PORT: Final = 9000
+DATA_PORT_NAME: Final = "data"
+"""Of the first engine's port in Services; those of others are ``data-1``, ``data-2``, …"""
+
+REPLICAS_SUFFIX: Final = "-replicas"
+"""Behind a fleet's name: the headless Service by which clients find its replicas."""
+CLIENT_ROLE: Final = "sampler-client"
+"""The ClusterRole of the chart that lets clients look for replicas."""
 
 ENV_POD_NAME: Final = "SAMPLER_POD_NAME"
 ENV_POD_NAMESPACE: Final = "SAMPLER_POD_NAMESPACE"

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from sampler_api.names import DATA_PORT, MANAGE_PORT
+from sampler_api.names import DATA_PORT, DATA_PORT_NAME, MANAGE_PORT, REPLICAS_SUFFIX
 
 GROUP: Final = "sampler.dev"
 VERSION: Final = "v1alpha1"
@@ -29,7 +29,6 @@ MAIN_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 
 CONTAINER: Final = "server"
 FETCH_CONTAINER: Final = "fetch-model"
-DATA_PORT_NAME: Final = "data"
 MANAGE_PORT_NAME: Final = "manage"
 
 ADAPTERS_DIR: Final = "/etc/sampler/adapters"
@@ -75,7 +74,7 @@ def service_name(key: Key) -> str:
 
 def discovery_name(key: Key) -> str:
     """The headless Service by which clients find every replica."""
-    return f"{key.name}-replicas"
+    return f"{key.name}{REPLICAS_SUFFIX}"
 
 
 def adapters_name(key: Key) -> str:

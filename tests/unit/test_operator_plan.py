@@ -211,6 +211,14 @@ def test_clients_find_each_engine_of_each_replica() -> None:
     ]
 
 
+def test_endpoint_slices_say_that_a_fleet_speaks_tls_and_else_nothing() -> None:
+    plain = one(built(sd({"enginesPerGPU": 2})), DISCOVERY)["spec"]["ports"]
+    assert [port.get("appProtocol") for port in plain] == [None, None]
+    spec = {"enginesPerGPU": 2, "tls": {"secretName": "certificate"}}
+    encrypted = one(built(sd(spec)), DISCOVERY)["spec"]["ports"]
+    assert encrypted == [{**port, "appProtocol": "https"} for port in plain]
+
+
 def test_people_have_one_address_with_one_port() -> None:
     service = one(built(sd({"enginesPerGPU": 3})), HTTP)["spec"]
     assert "clusterIP" not in service

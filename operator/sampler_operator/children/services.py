@@ -11,6 +11,10 @@ def discovery_service(sd: SamplerDeployment) -> Manifest:
     """Headless: its EndpointSlices and DNS records are the replicas."""
     service = _service(sd, names.discovery_name(key_of(sd)), sd.spec.engines_per_gpu)
     service["spec"]["clusterIP"] = "None"
+    if sd.spec.tls is not None:
+        for port in service["spec"]["ports"]:
+            # EndpointSlices repeat it, and clients learn from them to speak TLS.
+            port["appProtocol"] = "https"
     return service
 
 

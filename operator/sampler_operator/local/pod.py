@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from sampler_api.fleet import LocalReplica
-from sampler_api.names import ENV_TERMINATION_LOG
+from sampler_api.names import DATA_PORT_NAME, ENV_TERMINATION_LOG
 
 from .. import names
 from ..errors import OperatorError
@@ -126,7 +126,7 @@ class Pod:
         numbers = [
             port["containerPort"]
             for port in server["ports"]
-            if port["name"].partition("-")[0] == names.DATA_PORT_NAME
+            if port["name"].partition("-")[0] == DATA_PORT_NAME
         ]
         urls = tuple(f"{scheme}://{HOST}:{self._port_map[number]}" for number in numbers)
         return LocalReplica(self.name, urls)

@@ -3,28 +3,12 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-import msgspec
-
 from sampler_api.errors import InvalidRequest
 from sampler_api.local_state import LOCAL_SCHEME
 
+from .endpoint import Endpoint
+
 __all__ = ["Discovery", "Endpoint", "discovery_of"]
-
-
-class Endpoint(msgspec.Struct, frozen=True, order=True):
-    """The data port of one engine; ``url`` is ``http://host:port`` or ``https://host:port``."""
-
-    url: str
-
-    @property
-    def is_encrypted(self) -> bool:
-        """It speaks TLS."""
-        return self.url.startswith("https://")
-
-    @property
-    def session_url(self) -> str:
-        """Where the session's WebSocket is."""
-        return "ws" + self.url.removeprefix("http")
 
 
 class Discovery(Protocol):

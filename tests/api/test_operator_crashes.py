@@ -208,15 +208,15 @@ def test_a_fleet_is_deleted_without_an_operator(
         for fleet in fleets:
             fleet.wait(lambda fleet=fleet: fleet.pods(), "its pod is made")  # type: ignore[misc]
     deleted, *kept = fleets
-    assert_untouched(deleted.get())
-    api_server.client.delete(deleted.path, {"propagationPolicy": "Background"})
-    assert not api_server.client.exists(deleted.path)
 
     def names() -> set[str]:
         found = [*children(api_server.client, namespace), *deleted.replica_sets()]
         found += [each["metadata"]["name"] for each in deleted.pods()]
         return {each for each in found if deleted.name in each}
 
-    assert names()
+    assert len(names()) == 7
+    assert_untouched(deleted.get())
+    api_server.client.delete(deleted.path, {"propagationPolicy": "Background"})
+    assert not api_server.client.exists(deleted.path)
     wait_until(lambda: not names(), "the garbage collector has taken its children", 60, 0.2)
     assert all(child_uids(fleet) and fleet.replica_sets() and fleet.pods() for fleet in kept)

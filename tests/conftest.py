@@ -21,15 +21,18 @@ else:
     )
     hypothesis.settings.load_profile("busy")
 
-UNIT = Path(__file__).parent / "unit"
-UNIT_TIMEOUT_SECONDS = 5
+TESTS = Path(__file__).parent
+FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180}
+"""A control plane on a busy machine needs long for what it does in a second otherwise."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests get 5 s; the others keep the 60 s of pyproject.toml; a test's own marker wins."""
+    """A limit by folder; others keep the 60 s of pyproject.toml; a test's own marker wins."""
     for item in items:
-        if item.path.is_relative_to(UNIT) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT_SECONDS))
+        tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        seconds = FOLDER_TIMEOUT_SECONDS.get(tier)
+        if seconds is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.hookimpl(wrapper=True)

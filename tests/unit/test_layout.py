@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 TOP_LEVEL = {
     ".ci",
+    ".dockerignore",
     ".github",
     ".gitignore",
     "CHANGELOG.md",

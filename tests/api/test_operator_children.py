@@ -361,6 +361,22 @@ def test_a_pod_monitor_waits_for_its_kind(fleet: LiveFleet) -> None:
     fleet.settle()
 
 
+@pytest.mark.usefixtures("without_pod_monitors")
+def test_the_kind_of_pod_monitors_may_be_taken_away(
+    fleet: LiveFleet, operator: OperatorProcess
+) -> None:
+    fleet.change({"monitoring": {"podMonitor": {}}})
+    for replicas in (3, 2, 3, 2):
+        install_pod_monitors(fleet.server)
+        fleet.wait(lambda: fleet.client.exists(fleet.child_path("PodMonitor")), "it has a monitor")
+        remove_pod_monitors(fleet.server)
+        # The operator goes on, whether or not its watch was told in time.
+        fleet.change({"replicas": replicas, "monitoring": {"podMonitor": None}})
+        fleet.settle()
+        fleet.change({"monitoring": {"podMonitor": {}}})
+    assert operator.is_running
+
+
 # -- pod templates ---------------------------------------------------------------------------------
 
 

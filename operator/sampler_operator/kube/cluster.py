@@ -1,6 +1,6 @@
 """``ports.Cluster`` on a real cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -26,11 +26,23 @@ selector, which only one manager can own."""
 
 
 class KubeCluster:
-    """Writes children by server-side apply with one field manager."""
+    """Writes children by server-side apply with one field manager.
 
-    def __init__(self, api: KubeApi, recorder: EventRecorder) -> None:
+    ``applied`` is told the kind of each that was taken; ``missed`` is called when a child that was
+    to be deleted is not there.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        recorder: EventRecorder,
+        applied: Callable[[str], None],
+        missed: Callable[[], None],
+    ) -> None:
         self._api = api
         self._recorder = recorder
+        self._applied = applied
+        self._missed = missed
 
     async def apply(self, manifest: Manifest, *, force: bool = True) -> ChildView:
         """See ``ports.Cluster``."""
@@ -83,7 +95,7 @@ class KubeCluster:
         try:
             await self._api.call("DELETE", path, query={"propagationPolicy": "Background"})
         except Missing:
-            return
+            self._missed()
 
     async def patch_status(self, key: Key, uid: str, status: Manifest) -> Manifest:
         """See ``ports.Cluster``. The uid keeps the status of a former object from a new one."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import kopf
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -31,9 +31,16 @@ __all__ = ["KubeOperator"]
 
 log = logging.getLogger(__name__)
 
+_ANEW_SECONDS: Final = 1.0
+
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _is_kind_gone(error: BaseException) -> bool:
+    """kopf ends when it opens a watch of a kind whose CRD was deleted a moment before."""
+    return getattr(error, "status", None) == 404
 
 
 class KubeOperator:
@@ -61,31 +68,64 @@ class KubeOperator:
 
     async def run(self) -> None:
         """Until ``stop``, SIGTERM or SIGINT. Raises OperatorError when it cannot begin."""
-        config = self._config
-        self.api = await KubeApi.connect(config.kubeconfig)
+        self.api = await KubeApi.connect(self._config.kubeconfig)
         replicas = HttpReplicas()
         try:
-            await require_crd(self.api, config.namespaces)
-            recorder = EventRecorder(self.api, _now, self.metrics)
-            cluster = self._wrap(KubeCluster(self.api, recorder))
-            reporter = Reporter(replicas, lambda key: self.queue.add(key))
-            reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
-            self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
-            self.metrics.queue_depth = lambda: len(self.queue)
-            try:
-                await self._watch(reporter, recorder)
-            except* OperatorError as group:
-                raise group.exceptions[0] from None
-            finally:
-                await reporter.close()
+            while await self._live(replicas):
+                log.warning("a kind has come or gone; watching anew, those that are there")
+                await asyncio.sleep(_ANEW_SECONDS)
         finally:
             await replicas.close()
             await self.api.close()
 
-    async def _watch(self, reporter: Reporter, recorder: EventRecorder) -> None:
+    async def _live(self, replicas: HttpReplicas) -> bool:
+        """Watch and work; whether to begin anew, since other kinds are there now.
+
+        kopf looks for new kinds when their CRD changes, which may be before they are served.
+        """
+        config = self._config
+        await require_crd(self.api, config.namespaces)
+        self.view = KubeView()
+        recorder = EventRecorder(self.api, _now, self.metrics)
+        absent: set[str] = set()
+        end = asyncio.Event()
+        must_begin_anew = False
+
+        def applied(kind: str) -> None:
+            nonlocal must_begin_anew
+            if kind in absent:
+                must_begin_anew = True
+                end.set()
+
+        sweeper = Sweeper(
+            self.api, self.view, lambda key: self.queue.add(key), config.namespaces, absent
+        )
+        cluster = self._wrap(KubeCluster(self.api, recorder, applied, sweeper.ask))
+        reporter = Reporter(replicas, lambda key: self.queue.add(key))
+        reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
+        self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
+        self.metrics.queue_depth = lambda: len(self.queue)
+        try:
+            await self._watch(reporter, recorder, sweeper, end)
+        except* OperatorError as group:
+            raise group.exceptions[0] from None
+        except* Exception as group:
+            if not all(map(_is_kind_gone, group.exceptions)):
+                raise
+            must_begin_anew = True
+        finally:
+            await reporter.close()
+        return must_begin_anew and not self.stop.is_set()
+
+    async def _watch(
+        self,
+        reporter: Reporter,
+        recorder: EventRecorder,
+        sweeper: Sweeper,
+        end: asyncio.Event,
+    ) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
-        sweeper = Sweeper(self.api, self.view, self.queue.add, config.namespaces)
         register(registry, self.view, self.queue.add, sweeper.ask, self._login)
         async with asyncio.TaskGroup() as group:
             helpers = [
@@ -94,6 +134,7 @@ class KubeOperator:
                 group.create_task(recorder.run()),
                 group.create_task(self._resync()),
                 group.create_task(self._tell_health()),
+                group.create_task(self._end_too(end)),
             ]
 
             @kopf.on.cleanup(registry=registry)
@@ -109,7 +150,7 @@ class KubeOperator:
                 standalone=True,
                 clusterwide=not config.namespaces,
                 namespaces=config.namespaces,
-                stop_flag=self.stop,
+                stop_flag=end,
             )
 
     async def _work(self, sweeper: Sweeper) -> None:
@@ -124,6 +165,10 @@ class KubeOperator:
             if found is not None:
                 return found
         return await kubeconfig_login(self.api)
+
+    async def _end_too(self, end: asyncio.Event) -> None:
+        await self.stop.wait()
+        end.set()
 
     async def _resync(self) -> None:
         """Level, not edge: what an event has not told, a look at everything does."""

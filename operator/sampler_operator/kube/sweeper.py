@@ -6,6 +6,7 @@ objects of its list as events, and that is the sign to compare. Once an hour it 
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -28,7 +29,8 @@ _UNASKED_SECONDS = 3600.0
 
 
 class Sweeper:
-    """Keeps ``view`` complete. ``namespaces``: only these, or all if empty."""
+    """Keeps ``view`` complete. ``namespaces``: only these, or all if empty. ``absent``: it notes
+    there which kinds the cluster does not have."""
 
     def __init__(
         self,
@@ -36,11 +38,13 @@ class Sweeper:
         view: KubeView,
         enqueue: Callable[[Key], None],
         namespaces: tuple[str, ...],
+        absent: set[str],
     ) -> None:
         self._api = api
         self._view = view
         self._enqueue = enqueue
         self._namespaces = namespaces
+        self._absent = absent
         self._asked = asyncio.Event()
         self.done = asyncio.Event()
         """The first sweep is complete."""
@@ -87,23 +91,28 @@ class Sweeper:
     async def _sweep_kind(self, kind: str, resource: Resource) -> None:
         for namespace in self._namespaces or ("",):
             scope = f"/namespaces/{namespace}" if namespace else ""
-            query = {"limit": _PAGE}
-            if resource is not SAMPLER_DEPLOYMENTS:
-                query["labelSelector"] = LABEL_SELECTOR
-            present: set[str] = set()
-            while True:
-                path = f"{resource.api}{scope}/{resource.plural}"
-                try:
-                    page = await self._api.call("GET", path, query=query)
-                except Missing:
-                    return  # this cluster has no such kind
-                for item in page["items"]:
-                    present.add(item["metadata"]["uid"])
-                    for key in self._view.put({**item, "kind": kind}):
-                        self._enqueue(key)
-                more = page["metadata"].get("continue")
-                if not more:
-                    break
-                query["continue"] = more
-            for key in self._view.sweep(kind, namespace, present, version_of(page)):
+            try:
+                present, at = await self._list(kind, f"{resource.api}{scope}/{resource.plural}")
+            except Missing:
+                # With the kind its objects have gone, and no watch may have told it.
+                present, at = set(), sys.maxsize
+                self._absent.add(kind)
+            for key in self._view.sweep(kind, namespace, present, at):
                 self._enqueue(key)
+
+    async def _list(self, kind: str, path: str) -> tuple[set[str], int]:
+        """Show everything there is to the view: the uids, and the version of the list."""
+        query = {"limit": _PAGE}
+        if kind != names.KIND:
+            query["labelSelector"] = LABEL_SELECTOR
+        present: set[str] = set()
+        while True:
+            page = await self._api.call("GET", path, query=query)
+            for item in page["items"]:
+                present.add(item["metadata"]["uid"])
+                for key in self._view.put({**item, "kind": kind}):
+                    self._enqueue(key)
+            more = page["metadata"].get("continue")
+            if not more:
+                return present, version_of(page)
+            query["continue"] = more

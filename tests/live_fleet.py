@@ -21,7 +21,9 @@ __all__ = ["SIM", "LiveFleet"]
 SIM: Final[Mapping[str, Any]] = {"model": {"uri": "sim://policy"}, "engine": {"sim": {}}}
 """The shortest spec of pods that any node takes."""
 
-_WAIT_SECONDS: Final = 25.0
+_WAIT_SECONDS: Final = 60.0
+# Each look costs the API server and this process some milliseconds that the operator needs too.
+_PAUSE_SECONDS: Final = 0.05
 _NAME_OF: Final = {"ConfigMap": "{}-adapters", "Discovery": "{}-replicas"}
 
 
@@ -104,7 +106,7 @@ class LiveFleet:
     def wait(self, holds: Callable[[], object], what: str, seconds: float = _WAIT_SECONDS) -> None:
         """Until ``holds``; else the error shows the status."""
         try:
-            wait_until(holds, what, seconds)
+            wait_until(holds, what, seconds, _PAUSE_SECONDS)
         except AssertionError as error:
             told = json.dumps(self.status(), indent=1)
             raise AssertionError(f"{error}; the status is\n{told}") from None

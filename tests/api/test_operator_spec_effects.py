@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 from tests.apiserver import ApiServer
-from tests.apiserver_client import Object
+from tests.apiserver_client import Object, RefusedError
 from tests.installed_crd import sampler_path
 from tests.operator_process import OperatorProcess
 from tests.pod_monitors import install_pod_monitors, remove_pod_monitors
@@ -77,10 +77,20 @@ class Fleets:
 
     def change(self) -> None:
         """Replace all by what they are after it."""
-        for present in self._client.items(sampler_path(self._namespace)):
-            name = present["metadata"]["name"]
-            present["spec"] = sized(self._rows[name], self._rows[name].after)
-            self._client.put(sampler_path(self._namespace, name), present)
+        for name, row in self._rows.items():
+            wait_until(lambda name=name, row=row: self._is_replaced(name, row), f"{name} is new")  # type: ignore[misc]
+
+    def _is_replaced(self, name: str, row: SpecEffect) -> bool:
+        path = sampler_path(self._namespace, name)
+        present = self._client.get(path)
+        try:
+            self._client.put(path, {**present, "spec": sized(row, row.after)})
+        except RefusedError as refused:
+            # The operator has written a status in between.
+            if refused.code != 409:
+                raise
+            return False
+        return True
 
     def wait(self) -> None:
         """Until operator and Deployment controller have seen all as they are now."""
@@ -91,7 +101,7 @@ class Fleets:
             return [name for name in self._rows if not all(each.get(name) for each in seen)]
 
         try:
-            wait_until(lambda: not late(), "all fleets are rolled out", SECONDS)
+            wait_until(lambda: not late(), "all fleets are rolled out", SECONDS, 0.2)
         except AssertionError as error:
             raise AssertionError(f"{error}, and not {late()}") from None
 

@@ -275,31 +275,46 @@ def test_what_the_scheduler_says_is_told(
     check_told(fleet, reason, message)
 
 
-WHOLE_NODES: Final = {"replicas": 2, "tensorParallelSize": 8, "gpu": {"count": 8}}
+@pytest.fixture
+def device(api_server: ApiServer, nodes: tuple[str, ...], namespace: str) -> str:
+    """A kind of devices of the test's own, 8 on each node: the operator remembers for a while how
+    many of a kind are free."""
+    name = f"example.com/{namespace}"
+    for node in nodes:
+        amounts = {"capacity": {name: "8"}, "allocatable": {name: "8"}}
+        api_server.client.patch(f"/api/v1/nodes/{node}/status", {"status": amounts})
+    return name
 
 
-def test_a_rollout_waits_for_devices_of_its_own_pods(fleet: LiveFleet) -> None:
-    fleet.create(WHOLE_NODES | {"rollout": {"maxUnavailable": 2}})
+def devices(name: str, count: int, **more: Any) -> dict[str, Any]:
+    """A spec of pods with so many devices each."""
+    return {"tensorParallelSize": count, "gpu": {"count": count, "resourceName": name}, **more}
+
+
+def test_a_rollout_waits_for_devices_of_its_own_pods(fleet: LiveFleet, device: str) -> None:
+    fleet.create(devices(device, 8, replicas=2, rollout={"maxUnavailable": 2}))
     fleet.settle()
     fleet.change({"image": "registry.example/sim:2"})
     check_told(
         fleet,
         "Pending",
-        "0 of 2 replicas ready; replica POD: needs 8 nvidia.com/gpu on one node, largest free is 0;"
+        f"0 of 2 replicas ready; replica POD: needs 8 {device} on one node, largest free is 0;"
         r" waits for 2 of this fleet's pods that are leaving \(1 more alike\)",
     )
     assert fleet.condition("Stalled")["status"] == "False"
     fleet.settle()
 
 
-def test_a_rollout_that_its_own_pods_block_says_what_to_change(fleet: LiveFleet) -> None:
-    surge = {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}
-    fleet.create(WHOLE_NODES | surge)
+def test_a_rollout_that_its_own_pods_block_says_what_to_change(
+    fleet: LiveFleet, device: str
+) -> None:
+    surge = {"maxSurge": 1, "maxUnavailable": 0}
+    fleet.create(devices(device, 8, replicas=2, rollout=surge))
     fleet.settle()
     fleet.change({"image": "registry.example/sim:2"})
     said = fleet.wait_for("Stalled", "True", "Unschedulable")
     assert re.fullmatch(
-        r"replica fleet-\S+: needs 8 nvidia.com/gpu on one node, largest free is 0, because this"
+        rf"replica fleet-\S+: needs 8 {device} on one node, largest free is 0, because this"
         r" fleet's own old pods hold them; raise rollout.maxUnavailable or use rollout.strategy"
         r" Recreate",
         said,
@@ -313,16 +328,16 @@ def test_a_rollout_that_its_own_pods_block_says_what_to_change(fleet: LiveFleet)
 
 
 def test_a_fleet_that_others_leave_no_devices_says_how_many_are_free(
-    fleet: LiveFleet, api_server: ApiServer
+    fleet: LiveFleet, api_server: ApiServer, device: str
 ) -> None:
     other = LiveFleet(api_server, fleet.namespace, "other")
-    other.create({"replicas": 4, "tensorParallelSize": 4, "gpu": {"count": 4}})
+    other.create(devices(device, 4, replicas=4))
     other.settle()
-    fleet.create({"tensorParallelSize": 8, "gpu": {"count": 8}})
+    fleet.create(devices(device, 8))
     check_told(
         fleet,
         "Unschedulable",
-        "0 of 1 replicas ready; replica POD: needs 8 nvidia.com/gpu on one node, largest free is 0;"
+        f"0 of 1 replicas ready; replica POD: needs 8 {device} on one node, largest free is 0;"
         " free some, add nodes or lower replicas",
     )
     other.change({"replicas": 0})
@@ -491,7 +506,7 @@ def test_what_holds_a_container_up_for_long_is_told(
             "lastTimestamp": metadata["creationTimestamp"],
         },
     )
-    wait_until(lambda: creating.condition("Ready")["reason"] == "MountFailed", "it is told", 45)
+    creating.wait(lambda: creating.condition("Ready")["reason"] == "MountFailed", "it is told", 45)
     check_told(
         creating,
         "MountFailed",
@@ -532,7 +547,7 @@ def steady_version(fleet: LiveFleet) -> str:
 
     def is_steady() -> bool:
         versions.append(fleet.get()["metadata"]["resourceVersion"])
-        return len(versions) > 100 and len(set(versions[-100:])) == 1
+        return len(versions) > 30 and len(set(versions[-30:])) == 1
 
     fleet.wait(is_steady, "its status is settled")
     return versions[-1]

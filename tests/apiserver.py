@@ -13,7 +13,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
-from tests.apiserver_certificates import Authority, Certificate, kubeconfig
-from tests.apiserver_client import KubeClient, RefusedError
+from tests.apiserver_access import ApiAccess
+from tests.apiserver_certificates import Authority
+from tests.apiserver_client import RefusedError
 from tests.apiserver_flags import (
     API_PORT,
     PORTS,
@@ -41,34 +41,25 @@ from tests.proxy import wait_until
 __all__ = ["ApiServer", "api_server", "namespace", "nodes"]
 
 _START_SECONDS: Final = 45
-_COMMAND_SECONDS: Final = 50
 
 
-class ApiServer:
+class ApiServer(ApiAccess):
     """The control plane; a ``with`` block starts it and ends it.
 
-    ``client`` is the administrator. A process of the tests that is killed takes all programs with
+    A process of the tests that is killed takes all programs with
     it; the folder then stays, as pytest's temporary folders do. ``options`` are further flags of
     kube-apiserver.
     """
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
-        self._folder = folder
         self._options = tuple(options)
         self._address = _free_address()
-        self.url = f"https://{self._address}:{API_PORT}"
-        self._authority = Authority(folder / "certificates")
+        authority = Authority(folder / "certificates")
+        super().__init__(folder, f"https://{self._address}:{API_PORT}", authority)
         self._processes = Processes(folder / "logs")
-        self._users: dict[tuple[str, tuple[str, ...]], tuple[Certificate, Path]] = {}
-        home = folder / "home"
-        home.mkdir()
-        # kubectl and helm keep caches and settings at home, and would find the user's clusters.
-        self._environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
         addresses = (f"IP:{self._address}", "IP:127.0.0.1", "DNS:localhost", "DNS:kubernetes")
-        self._serving = self._authority.server("api", addresses)
-        self._token_key = self._authority.signing_key("tokens")
-        self.admin_kubeconfig = self.kubeconfig("admin", ("system:masters",))
-        self.client = self.client_of("admin", ("system:masters",))
+        self._serving = authority.server("api", addresses)
+        self._token_key = authority.signing_key("tokens")
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -91,39 +82,6 @@ class ApiServer:
     def is_serving(self) -> bool:
         """The API server was not stopped, and has not ended."""
         return self._processes.is_running("kube-apiserver")
-
-    @property
-    def ca(self) -> Path:
-        """The certificate that signed the server's, as a PEM file."""
-        return self._authority.own.certificate
-
-    def kubeconfig(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig of ``user``; RBAC says what that user may do, at first nothing."""
-        return self._user(user, groups)[1]
-
-    def client_of(self, user: str, groups: Sequence[str] = ()) -> KubeClient:
-        """``user`` at the API server."""
-        return KubeClient(self.url, self.ca, self._user(user, groups)[0])
-
-    def kubectl(
-        self,
-        *words: str,
-        input: str | None = None,  # noqa: A002 - the name that subprocess.run gives it
-        check: bool = True,
-        kubeconfig: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl, as the administrator unless ``kubeconfig`` is given."""
-        return self._command("kubectl", words, input, check, kubeconfig)
-
-    def helm(
-        self,
-        *words: str,
-        input: str | None = None,  # noqa: A002 - the name that subprocess.run gives it
-        check: bool = True,
-        kubeconfig: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run helm, as the administrator unless ``kubeconfig`` is given."""
-        return self._command("helm", words, input, check, kubeconfig)
 
     def start_api(self) -> None:
         """Start the API server alone, at the address it had; returns when it is ready.
@@ -188,35 +146,6 @@ class ApiServer:
             return False
 
         wait_until(holds, f"{name} is ready", _START_SECONDS)
-
-    def _user(self, user: str, groups: Sequence[str]) -> tuple[Certificate, Path]:
-        known = self._users.get((user, tuple(groups)))
-        if known is not None:
-            return known
-        name = f"user-{len(self._users)}"
-        certificate = self._authority.user(name, user, groups)
-        path = self._folder / f"{name}.kubeconfig"
-        path.write_text(kubeconfig(self.url, self.ca, certificate))
-        self._users[user, tuple(groups)] = certificate, path
-        return certificate, path
-
-    def _command(
-        self, name: str, words: Sequence[str], text: str | None, check: bool, config: Path | None
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            (str(kube_tool(name)), "--kubeconfig", str(config or self.admin_kubeconfig), *words),
-            input=text,
-            stdin=subprocess.DEVNULL if text is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_COMMAND_SECONDS,
-            env=self._environment,
-        )
-        if check and done.returncode != 0:
-            command = " ".join((name, *words))
-            raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stderr}")
-        return done
 
     def _ask_etcd(self, question: str, body: dict[str, object]) -> dict[str, Any]:
         request = urllib.request.Request(

@@ -3,11 +3,15 @@ is in the fleet.
 
 When a session breaks, its streams are joined again on the same incarnation if that answers at once;
 otherwise they move. All decisions about streams are the dispatcher's.
+
+An endpoint that leaves the fleet gets nothing new, and is not connected to again. Its session stays
+until the replica says bye or nothing runs there: a pod that is being replaced leaves discovery
+first and hands its streams over then, and one that is not ready for a moment loses nothing.
 """
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -62,6 +66,7 @@ class Connection:
         settings: ClientSettings,
         dispatcher: Dispatcher,
         fleet: FleetWatch,
+        certificate_name: str = "",
     ) -> None:
         self.endpoint = endpoint
         self.replica: Replica | None = None
@@ -69,6 +74,8 @@ class Connection:
         self._settings = settings
         self._dispatcher = dispatcher
         self._fleet = fleet
+        self._certificate_name = certificate_name or None
+        self._is_listed = True
         self._to_send = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._limbo: list[ChildWork] = []
@@ -83,8 +90,25 @@ class Connection:
         if self._socket is not None:
             self._socket.transport.abort()
 
+    def let_go(self) -> bool:
+        """The endpoint has left the fleet. Whether nothing holds the connection any more."""
+        self._is_listed = False
+        replica = self.replica
+        if replica is None or not replica.is_connected:
+            return True
+        replica.is_listed = False
+        return not replica.children
+
+    def keep(self) -> None:
+        """The endpoint is in the fleet, maybe again."""
+        self._is_listed = True
+        if self.replica is not None and not self.replica.is_listed:
+            self.replica.is_listed = True
+            self._dispatcher.pump()
+
     async def run(self) -> None:
-        """Connect, serve, and connect again."""
+        """Connect, serve, and connect again; returns when the session of an endpoint that has left
+        is over."""
         settings = self._settings
         delay = settings.reconnect_delay
         while True:
@@ -104,6 +128,9 @@ class Connection:
             finally:
                 socket.transport.abort()
                 self._socket = None
+            if not self._is_listed:
+                self._move_limbo(is_dead=False)
+                return
             if self._frames < _FRAMES_OF_A_SESSION:
                 # It welcomes us and ends: not to be asked again at once, and ever again.
                 await asyncio.sleep(delay)
@@ -126,7 +153,7 @@ class Connection:
             max_size=settings.max_frame_bytes,
             max_queue=64,
             proxy=None,
-            ssl=tls_context(settings.ca_file) if self.endpoint.is_encrypted else None,
+            **self._tls(),
         )
         try:
             opening = ClientHello(self._client, weight=settings.weight, name=settings.name)
@@ -152,6 +179,12 @@ class Connection:
             socket.transport.abort()
             raise
         return socket, hello
+
+    def _tls(self) -> dict[str, Any]:
+        if not self.endpoint.is_encrypted:
+            return {}
+        names = {"server_hostname": self._certificate_name} if self._certificate_name else {}
+        return {"ssl": tls_context(self._settings.ca_file), **names}
 
     async def _serve(self, socket: ClientConnection, hello: ServerHello) -> None:
         before = self.replica

@@ -47,6 +47,8 @@ class Replica:
         self.load = Load()
         self.is_draining = False
         self.is_connected = False
+        self.is_listed = True
+        """Its endpoint is in the fleet. Where it is not, what runs there may end there."""
         self.reserved_for: ChildWork | None = None
         """The one sequence that may run here now; see ``quarantine``."""
         self.backoff = Backoff()
@@ -68,6 +70,7 @@ class Replica:
         return (
             self.is_connected
             and not self.is_draining
+            and self.is_listed
             and self.reserved_for is None
             and not self.backoff.is_resting
         )
@@ -75,7 +78,12 @@ class Replica:
     @property
     def is_admitting(self) -> bool:
         """It would take work, though it may be reserved."""
-        return self.is_connected and not self.is_draining and not self.backoff.is_resting
+        return (
+            self.is_connected
+            and not self.is_draining
+            and self.is_listed
+            and not self.backoff.is_resting
+        )
 
     @property
     def name(self) -> str:

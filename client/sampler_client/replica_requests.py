@@ -44,12 +44,24 @@ class HttpRequest(msgspec.Struct, frozen=True):
         return f"{self.method} {url}{self.path}"
 
 
-def http_client(settings: ClientSettings) -> httpx.AsyncClient:
-    """For one round of requests; made outside of the loop, as it reads certificates."""
+def http_client(settings: ClientSettings, certificate_name: str = "") -> httpx.AsyncClient:
+    """For one round of requests; made outside of the loop, as it reads certificates. These must
+    carry ``certificate_name``, or else the host that is asked."""
+
+    async def expect_name(request: httpx.Request) -> None:
+        if certificate_name:
+            request.extensions["sni_hostname"] = certificate_name
+
     headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
     limits = httpx.Limits(max_connections=None)
     verify = True if settings.ca_file is None else tls_context(settings.ca_file)
-    return httpx.AsyncClient(headers=headers, limits=limits, trust_env=False, verify=verify)
+    return httpx.AsyncClient(
+        headers=headers,
+        limits=limits,
+        trust_env=False,
+        verify=verify,
+        event_hooks={"request": [expect_name]},
+    )
 
 
 async def ask_all(

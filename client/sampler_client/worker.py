@@ -54,7 +54,10 @@ class Worker:
         self._settings = settings
         self._connections: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
         self._refusals: dict[str, SamplerError] = {}
-        self._fleet_id: str | None = None
+        self._fleet = discovery.fleet
+        self._listed: dict[str, Endpoint] = {}
+        self._siblings: dict[str, tuple[int, ...]] = {}
+        """Further ports by the endpoint whose hello has named them."""
         self._card_known = threading.Event()
         self._card_error: SamplerError | None = None
         self._inbox: deque[Group] = deque()
@@ -110,7 +113,7 @@ class Worker:
     def connected_urls(self) -> list[str]:
         """Endpoints with an open session. Raises NoReplica when there is none."""
         replicas = list(self.dispatcher.replicas.values())
-        urls = [replica.url for replica in replicas if replica.is_connected]
+        urls = [r.url for r in replicas if r.is_connected and r.is_listed]
         if not urls:
             reasons = "; ".join(map(str, self._refusals.values())) or "the session was cut"
             raise NoReplica(f"no replica of {self._discovery.description} is connected: {reasons}")
@@ -171,15 +174,41 @@ class Worker:
 
     async def _watch(self) -> None:
         async for endpoints in self._discovery.watch():
-            wanted = {endpoint.url: endpoint for endpoint in endpoints}
-            for url in [u for u in self._connections if u not in wanted]:
+            self._listed = {endpoint.url: endpoint for endpoint in endpoints}
+            self._follow()
+
+    def _wanted(self) -> dict[str, Endpoint]:
+        wanted = dict(self._listed)
+        for url, endpoint in self._listed.items():
+            if endpoint.has_siblings:
+                siblings = map(endpoint.sibling, self._siblings.get(url, ()))
+                wanted |= {sibling.url: sibling for sibling in siblings}
+        return wanted
+
+    def _follow(self) -> None:
+        """Connect to whatever is in the fleet, and let go of the rest as soon as that may be."""
+        wanted = self._wanted()
+        for url, (connection, task) in list(self._connections.items()):
+            is_over = task.done() if url in wanted else task.done() or connection.let_go()
+            if is_over:
                 self._leave(url)
-            for url, endpoint in wanted.items():
-                if url not in self._connections:
-                    self._connections[url] = self._connect(endpoint)
+        for url, endpoint in wanted.items():
+            known = self._connections.get(url)
+            if known is not None:
+                known[0].keep()
+            else:
+                self._connections[url] = self._connect(endpoint)
+        self._siblings = {url: ports for url, ports in self._siblings.items() if url in wanted}
 
     def _connect(self, endpoint: Endpoint) -> tuple[Connection, asyncio.Task[None]]:
-        connection = Connection(endpoint, self.client, self._settings, self.dispatcher, self)
+        connection = Connection(
+            endpoint,
+            self.client,
+            self._settings,
+            self.dispatcher,
+            self,
+            self._discovery.certificate_name,
+        )
         return connection, asyncio.create_task(connection.run())
 
     def _leave(self, url: str) -> None:
@@ -198,6 +227,7 @@ class Worker:
                 self._connections[replica.url][0].abort()
             if self.card is None:
                 self._judge_refusals()
+            self._follow()
             for connection, _ in self._connections.values():
                 connection.wake()
 
@@ -237,11 +267,17 @@ class Worker:
 
     def welcomed(self, url: str, hello: ServerHello) -> None:
         """See ``FleetWatch``."""
-        if hello.fleet:
-            if self._fleet_id is None:
-                self._fleet_id = hello.fleet
-            elif hello.fleet != self._fleet_id:
-                raise FleetError(f"belongs to fleet {hello.fleet}, not {self._fleet_id}")
+        # Without its uid: who deletes a fleet and makes it anew wants that one sampled from.
+        fleet = hello.fleet.rpartition("/")[0]
+        if fleet:
+            self._fleet = self._fleet or fleet
+            if fleet != self._fleet:
+                raise FleetError(
+                    f"{url}: belongs to fleet {fleet}, not {self._fleet}: left alone for now"
+                )
+        if hello.siblings != self._siblings.get(url, ()):
+            self._siblings[url] = hello.siblings
+            self._follow()
         self._refusals.pop(url, None)
         self.card = hello.card
         self._card_known.set()
@@ -249,7 +285,9 @@ class Worker:
     def refused(self, url: str, error: SamplerError) -> None:
         """See ``FleetWatch``."""
         if str(self._refusals.get(url)) != str(error):
-            log.info("%s", error)
+            # Not its subclasses: one that does not answer may be about to start, or to leave.
+            is_refusal = type(error) is FleetError
+            log.log(logging.WARNING if is_refusal else logging.INFO, "%s", error)
         self._refusals[url] = error
         if self.card is None and isinstance(error, _HOPELESS):
             self._judge_refusals()

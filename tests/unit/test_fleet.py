@@ -13,6 +13,8 @@ from sampler_client.settings import ClientSettings
 
 class BrokenDiscovery:
     description = "broken"
+    fleet = ""
+    certificate_name = ""
 
     async def watch(self) -> AsyncIterator[frozenset[Endpoint]]:
         raise RuntimeError("no such directory")

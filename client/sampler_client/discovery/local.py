@@ -25,6 +25,9 @@ class LocalDiscovery:
     """``local://NAME``. A file that is not there yet, or not any more, is an empty set; one whose
     runtime has died says what was true last, and connections find out by themselves."""
 
+    fleet = ""
+    certificate_name = ""
+
     def __init__(self, target: str) -> None:
         name = target.strip().partition("://")[2].rstrip("/")
         if not _NAME.fullmatch(name):

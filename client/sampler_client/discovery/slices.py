@@ -16,11 +16,9 @@ from sampler_api.names import CLIENT_ROLE, DATA_PORT_NAME
 
 from .endpoint import Endpoint
 
-__all__ = ["K8S_SCHEME", "ApiError", "ApiRefusal", "EndpointSlices", "FleetName", "role_binding"]
+__all__ = ["ApiError", "ApiRefusal", "EndpointSlices", "FleetName", "role_binding"]
 
 T = TypeVar("T")
-
-K8S_SCHEME: Final = "k8s"
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DATA_PORT: Final = re.compile(rf"{DATA_PORT_NAME}(-\d+)?")
@@ -54,8 +52,8 @@ class FleetName(msgspec.Struct, frozen=True):
             namespace, name = own_namespace, namespace
         if not _LABEL.fullmatch(namespace) or not _LABEL.fullmatch(name):
             raise InvalidRequest(
-                f"endpoints: {target.strip()!r} must be {K8S_SCHEME}://NAMESPACE/NAME of a"
-                f" SamplerDeployment, or {K8S_SCHEME}://NAME in the namespace of this pod",
+                f"endpoints: {target.strip()!r} must be k8s://NAMESPACE/NAME of a"
+                " SamplerDeployment, or k8s://NAME in the namespace of this pod",
                 "endpoints",
             )
         return cls(namespace, name)
@@ -186,11 +184,13 @@ def _decoded(data: bytes | msgspec.Raw, wanted: type[T]) -> T:
 
 
 def role_binding(refusal: str, namespace: str) -> str:
-    """The command that lets whom the API server has refused look for replicas in ``namespace``."""
+    """The command that lets whom the API server has refused look for replicas in ``namespace``;
+    empty where it names nobody."""
     user = _USER.search(refusal)
-    name = user[1] if user is not None else "USER"
-    account = _ACCOUNT.fullmatch(name)
-    binding, subject = CLIENT_ROLE, f"--user={name}"
+    if user is None:
+        return ""
+    binding, subject = CLIENT_ROLE, f"--user={user[1]}"
+    account = _ACCOUNT.fullmatch(user[1])
     if account is not None:
         binding = "-".join((CLIENT_ROLE, *account.groups()))
         subject = f"--serviceaccount={':'.join(account.groups())}"

@@ -14,6 +14,9 @@ __all__ = ["StaticDiscovery"]
 class StaticDiscovery:
     """A fixed, comma-separated list of ``http(s)://host:port``; the scheme may be left out."""
 
+    fleet = ""
+    certificate_name = ""
+
     def __init__(self, target: str) -> None:
         self.description = target
         self._endpoints = frozenset(_endpoint(part) for part in target.split(",") if part.strip())

@@ -4,7 +4,7 @@ Every row is a fleet of its own, all of a group at once. They rest (replicas: 0)
 is what changes: a new pod template then shows as a second ReplicaSet without pods.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +31,24 @@ GROUPS: Final[tuple[Group, ...]] = tuple(
 SECONDS: Final = 50.0
 
 
+@pytest.fixture(scope="module")
+def new_namespace(api_server: ApiServer) -> Iterator[Callable[[], str]]:
+    """Makes namespaces that outlive the operator: one that goes keeps it busy."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"effects-{len(made)}")
+        api_server.client.post("/api/v1/namespaces", {"metadata": {"name": made[-1]}})
+        return made[-1]
+
+    yield make
+    for name in made:
+        api_server.client.delete(f"/api/v1/namespaces/{name}")
+        api_server.client.delete(f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
+
+
 @pytest.fixture(scope="module", autouse=True)
-def operator(api_server: ApiServer) -> Iterator[OperatorProcess]:
+def operator(api_server: ApiServer, new_namespace: Callable[[], str]) -> Iterator[OperatorProcess]:
     install_pod_monitors(api_server)
     try:
         with OperatorProcess(api_server) as running:
@@ -164,9 +180,9 @@ def sized(row: SpecEffect, given: Object) -> Object:
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[0][1].path} and on")
 def test_a_change_does_what_the_table_says(
-    api_server: ApiServer, namespace: str, group: Group
+    api_server: ApiServer, new_namespace: Callable[[], str], group: Group
 ) -> None:
-    fleets = Fleets(api_server, namespace, group)
+    fleets = Fleets(api_server, new_namespace(), group)
     fleets.create()
     fleets.wait()
     before = fleets.seen()

@@ -1,0 +1,177 @@
+"""The project's images, built by buildah from its Dockerfiles without a daemon or a registry.
+
+``python -m tests.cluster.images [NAME…]`` builds them and prints their sizes. Layers are kept in
+``.cache/images``: what has not changed is not made again.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from tests.cluster.base_images import BASE_IMAGE, base_archive
+
+__all__ = ["IMAGES", "Built", "build", "image_name"]
+
+_ROOT: Final = Path(__file__).parent.parent.parent
+_FOLDER: Final = _ROOT / ".cache" / "images"
+_TAG: Final = "e2e"
+# Made by `make venv`; .venv itself has no pip.
+_PIP: Final = _ROOT / ".cache" / "uv-tool" / "bin" / "python"
+
+_HANDED_ON: Final = (
+    "default-timeout",
+    "extra-index-url",
+    "find-links",
+    "index-url",
+    "proxy",
+    "trusted-host",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A Dockerfile with its arguments."""
+
+    dockerfile: str
+    arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+IMAGES: Final[Mapping[str, Recipe]] = MappingProxyType(
+    {
+        "sampler-operator": Recipe("operator/Dockerfile"),
+        "sampler-sim": Recipe("sampler_server/Dockerfile", {"EXTRA": "server"}),
+        "sampler-torch": Recipe("sampler_server/Dockerfile", {"EXTRA": "server,torch"}),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image as an archive that containerd imports; ``size`` is what it takes unpacked."""
+
+    name: str
+    archive: Path
+    size: int
+
+
+def image_name(image: str) -> str:
+    """What pods name it. No registry has it, so a node without it says so at once."""
+    return f"localhost/{image}:{_TAG}"
+
+
+def build(image: str) -> Built:
+    """Build one of ``IMAGES``, or find that nothing has changed: 2 seconds."""
+    recipe = IMAGES[image]
+    name = image_name(image)
+    with _locked():
+        _pull_base()
+        arguments = {"BASE": BASE_IMAGE, "VERSION": _version(), **recipe.arguments}
+        words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        with _package_index() as mounts:
+            _buildah(
+                *("bud", "--isolation", "chroot", "--pull-never", "--layers", "--quiet"),
+                *(*words, *mounts, "--file", str(_ROOT / recipe.dockerfile), "--tag", name),
+                str(_ROOT),
+            )
+        [found] = json.loads(_buildah("images", "--json", name))
+        archive = _FOLDER / f"{image}-{found['id'][:12]}.tar"
+        if not archive.exists():
+            for former in _FOLDER.glob(f"{image}-*.tar"):
+                former.unlink()
+            part = archive.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            _buildah("push", "--quiet", name, f"docker-archive:{part}:{name}")
+            part.rename(archive)
+            _buildah("rmi", "--prune")
+        return Built(name, archive, archive.stat().st_size)
+
+
+def _pull_base() -> None:
+    archive = base_archive(_FOLDER)
+    mark = _FOLDER / "base-in-storage"
+    if not mark.exists() or mark.read_text() != archive.name:
+        _buildah("pull", "--quiet", f"docker-archive:{archive}")
+        mark.write_text(archive.name)
+
+
+def _buildah(*words: str) -> str:
+    """What it prints. In a mount namespace of its own, for it leaves a mount on its storage."""
+    storage = ("--root", str(_FOLDER / "storage"), "--runroot", str(_FOLDER / "run"))
+    command = ("unshare", "--mount", "--propagation", "private", "buildah", *storage)
+    done = subprocess.run(
+        (*command, "--storage-driver", "overlay", *words), capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        told = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        raise RuntimeError(f"buildah {' '.join(words)}: exit code {done.returncode}\n{told}")
+    return done.stdout
+
+
+@contextmanager
+def _package_index() -> Iterator[list[str]]:
+    """Options that tell pip in the build what it is told on this machine, and keep it out of the
+    image."""
+    listed = subprocess.run(
+        (str(_PIP), "-m", "pip", "--disable-pip-version-check", "config", "list"),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    found = re.findall(r"^(?::env:|global|install)\.([\w-]+)='(.*)'$", listed, re.MULTILINE)
+    # The environment stands first and counts most.
+    told = dict(reversed(found))
+    trusted = "/etc/ssl/certs/ca-certificates.crt"
+    authority = told.pop("cert", os.environ.get("SSL_CERT_FILE", trusted))
+    folders = [each for each in told.get("find-links", "").split() if Path(each).is_dir()]
+    settings = {"cert": trusted, **{name: told[name] for name in _HANDED_ON if name in told}}
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
+        print(
+            "[global]",
+            *(f"{key} = {value}" for key, value in settings.items()),
+            sep="\n",
+            file=config,
+        )
+        config.flush()
+        mounts = {config.name: "/etc/pip.conf", authority: trusted, **{at: at for at in folders}}
+        yield [
+            f"--volume={here}:{there}:ro" for here, there in mounts.items() if Path(here).exists()
+        ]
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Builds of several test runs share one storage."""
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    with (_FOLDER / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield
+
+
+def _version() -> str:
+    with (_ROOT / "pyproject.toml").open("rb") as file:
+        version: str = tomllib.load(file)["project"]["version"]
+    return version
+
+
+def _main(names: list[str]) -> None:
+    for name in names or ["sampler-operator", "sampler-sim"]:
+        started = time.monotonic()
+        built = build(name)
+        seconds = time.monotonic() - started
+        print(f"{built.name}  {built.size / 1e6:.0f} MB  {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

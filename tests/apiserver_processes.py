@@ -30,9 +30,17 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all; none can be started any more."""
+        self.kill_all()
+        self._starter.shutdown()
+
+    def kill_all(self) -> None:
+        """SIGKILL to each, the last one first."""
         for name in reversed(list(self._running)):
             self.kill(name)
-        self._starter.shutdown()
 
     def start(self, name: str, *words: str, environment: Mapping[str, str]) -> None:
         """Start the program ``words`` as ``name``."""

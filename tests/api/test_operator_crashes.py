@@ -101,6 +101,15 @@ def shows(client: KubeClient, namespace: str, **wanted: object) -> bool:
     return wanted.items() <= status.items()
 
 
+def outcome_at_rest(client: KubeClient, namespace: str) -> Object:
+    """What is the same for longer than one status write waits for the next."""
+    seen: Object = {}
+    while (now := outcome(client, namespace, "fleet")) != seen:
+        seen = now
+        threading.Event().wait(1.2)
+    return seen
+
+
 def scenario(server: ApiServer, namespace: str, death: Death) -> Object:
     """A fleet is made, then changed in every way at once: what comes of it."""
     client, path = server.client, sampler_path(namespace, "fleet")
@@ -115,9 +124,10 @@ def scenario(server: ApiServer, namespace: str, death: Death) -> Object:
             shows, client, namespace, observedGeneration=2, summary="0/3", updatedReplicas=1
         )
         operator.until(second, "the fleet is as it was changed")
+        end = outcome_at_rest(client, namespace)
     for state in history(client, namespace, "fleet", made["metadata"]["resourceVersion"]):
         assert_untouched(state)
-    return outcome(client, namespace, "fleet")
+    return end
 
 
 @pytest.fixture

@@ -16,7 +16,11 @@ from tests.spec_cases import EVERYTHING, INVALID, MINIMAL, VALID, InvalidSpecCas
 
 from sampler_operator.spec.parse import parse
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "examples").glob("*.yaml"))
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "manifests" / "examples").glob("*.yaml"))
+    if "kind: SamplerDeployment" in path.read_text()
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,11 @@ from sampler_operator.schema.crd import crd_yaml
 from sampler_operator.spec.parse import parse
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-EXAMPLES = sorted((MANIFESTS / "examples").glob("*.yaml"))
+EXAMPLES = [
+    path
+    for path in sorted((MANIFESTS / "examples").glob("*.yaml"))
+    if "kind: SamplerDeployment" in path.read_text()
+]
 
 Schema = dict[str, Any]
 VERSION: Schema = crd()["spec"]["versions"][0]

@@ -248,7 +248,7 @@ def is_child(request: Request, name: str) -> bool:
     )
 
 
-def settled(audit: Audit, quiet_seconds: float = 4.0, limit: float = 240.0) -> list[Request]:
+def settled(audit: Audit, quiet_seconds: float = 4.0, limit: float = 600.0) -> list[Request]:
     """Wait until the operator has made no request for a while: all it made until then."""
     made: list[Request] = []
     quiet_since = started = time.monotonic()

@@ -1,10 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv generate check test test-api test-slow kube-tools bench demo constraints clean
+.PHONY: help venv generate check test test-api test-e2e test-slow kube-tools cluster-tools cluster-up \
+        cluster-down images bench demo constraints clean
 
 # The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
 # skipped where these are missing.
 QUICK_TIERS := unit contract api chart docs
 ENGINE ?= torch
+NODES ?= 2
 SETUP := .venv/.setup-done
 PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
 
@@ -34,11 +36,26 @@ test: $(SETUP) ## every quick tier
 test-api: $(SETUP) kube-tools ## the tests against a real Kubernetes API server
 	@REQUIRE_TIERS=api scripts/run_tiers.sh api
 
+test-e2e: $(SETUP) ## the tests with pods: a whole Kubernetes here (root), or that of E2E_KUBECONFIG
+	@REQUIRE_TIERS=e2e scripts/run_tiers.sh e2e
+
 test-slow: $(SETUP) ## the tests that take minutes
 	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900
 
 kube-tools: ## the programs of Kubernetes for the tiers api and chart (needs Go; 9 minutes, once)
 	@scripts/kube_tools.sh
+
+cluster-tools: ## what a Kubernetes on this machine needs: Debian packages (root) and kube-tools
+	@scripts/cluster_tools.sh
+
+cluster-up: $(SETUP) cluster-tools ## a Kubernetes on this machine that stays, with our images (NODES=1..3)
+	@.venv/bin/python -m tests.cluster up --nodes $(NODES)
+
+cluster-down: $(SETUP) ## end it, and clear away what test runs that were killed have left
+	@.venv/bin/python -m tests.cluster down
+
+images: $(SETUP) ## build the images of the operator and of sim replicas, with buildah; print their sizes
+	@.venv/bin/python -m tests.cluster.images
 
 bench: $(SETUP) ## the short form of every benchmark
 	@set -e; for program in $(shell grep -l __main__ bench/*.py); do \
@@ -53,8 +70,8 @@ constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	    --custom-compile-command 'make constraints' --extra operator --extra server --extra torch --group dev \
 	    pyproject.toml requirements/tools.in --output-file requirements/constraints.txt
 
-clean: ## remove .venv and everything else that was made here, but .cache/kube-tools
+clean: ## remove .venv and everything else that was made here, but .cache/{images,kube-tools}
 	rm -rf .venv .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache build dist
-	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name kube-tools -exec rm -rf {} +
+	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name images ! -name kube-tools -exec rm -rf {} +
 	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

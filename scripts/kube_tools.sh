@@ -31,6 +31,9 @@ for program in $missing; do
     etcd)
         build etcd etcd go.etcd.io/etcd/server/v3 '1 minute'
         ;;
+    coredns)
+        build coredns coredns github.com/coredns/coredns '3 minutes'
+        ;;
     helm)
         build helm helm helm.sh/helm/v3/cmd/helm '2 minutes' \
             "-X helm.sh/helm/v3/internal/version.version=v$(pinned helm helm.sh/helm/v3)"

@@ -11,6 +11,7 @@ missing_tools() { # missing_tools TIER: what its tests run and nobody has built
     case $1 in
     api) .venv/bin/python tests/kube_tools.py ;;
     chart) .venv/bin/python tests/kube_tools.py helm ;;
+    e2e) .venv/bin/python tests/cluster/requirements.py --tier ;;
     esac
 }
 
@@ -32,7 +33,9 @@ for tier in $tiers; do
         else
             verdict=skipped
         fi
-        printf '\n== tests/%s %s: no %s; run `make kube-tools`\n' "$tier" "$verdict" "${missing// /, }"
+        maker=kube-tools
+        if [ "$tier" = e2e ]; then maker=cluster-tools; fi
+        printf '\n== tests/%s %s: no %s; run `make %s`\n' "$tier" "$verdict" "${missing// /, }" "$maker"
         continue
     fi
     printf '\n== tests/%s\n' "$tier"

@@ -89,6 +89,10 @@ def remove_network(at: Addresses) -> None:
     namespaces, and with the machine's link its routes."""
     for name in NAMESPACES.glob(f"{at.name}-*"):
         _ip("netns", "del", name.name)
+    if NAMESPACES.is_mount() and not any(NAMESPACES.iterdir()):
+        # `ip netns add` makes it when there is none.
+        _run("umount", str(NAMESPACES))
+        NAMESPACES.rmdir()
     _ip("link", "del", _link(at), check=False)
     for addresses in (at.pods, at.services):
         _ip("route", "del", "unreachable", addresses, *_LAST, check=False)

@@ -9,11 +9,12 @@ import logging
 import re
 import shlex
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from tests.apiserver import ApiServer
@@ -22,10 +23,11 @@ from tests.proxy import wait_until
 from tests.rendered_chart import find, render
 from tests.servers import Server
 
+from sampler_api.errors import SamplerClosed
 from sampler_api.names import CLIENT_ROLE
 from sampler_client.discovery import Endpoint
 from sampler_client.discovery.k8s import K8sDiscovery
-from sampler_client.discovery.kube_access import KubeAccess, opened_access
+from sampler_client.discovery.kube_access import opened_access
 from sampler_client.discovery.slices import ApiError, EndpointSlices
 from sampler_client.fleet import Fleet
 from sampler_client.settings import ClientSettings
@@ -150,14 +152,14 @@ async def test_a_watch_that_ends_as_asked_goes_on_without_a_list(
     slices: SlicesOfFleet, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sampler_client.discovery.k8s._WATCH_SECONDS", 2)
-    asked: list[Mapping[str, str]] = []
-    real = KubeAccess._ask
+    asked: list[str] = []
+    real = httpx.AsyncClient.stream
 
-    async def noted(self: KubeAccess, path: str, query: Mapping[str, str], limits: Any) -> Any:
-        asked.append(query)
-        return await real(self, path, query, limits)
+    def noted(self: httpx.AsyncClient, method: str, path: str, **rest: Any) -> Any:
+        asked.append("watch" if "watch" in rest["params"] else "list")
+        return real(self, method, path, **rest)
 
-    monkeypatch.setattr(KubeAccess, "_ask", noted)
+    monkeypatch.setattr(httpx.AsyncClient, "stream", noted)
     async with aclosing(K8sDiscovery(f"k8s://{namespace}/sim", draw=lambda: 0.0).watch()) as sets:
         await following(sets)
         for number in range(1, 4):
@@ -165,7 +167,7 @@ async def test_a_watch_that_ends_as_asked_goes_on_without_a_list(
             await asyncio.to_thread(wait_until, lambda n=before: len(asked) > n, "another watch")  # type: ignore[misc]
             slices.put("a", number)
             assert await waiting == [f"{number}:8000"]
-    assert [query.get("watch") for query in asked] == [None, *["true"] * (len(asked) - 1)]
+    assert asked.count("list") == 1
 
 
 # The API server fails
@@ -241,6 +243,36 @@ async def test_a_list_that_hangs_is_given_up_and_asked_for_again(
             )
             monkeypatch.setattr("sampler_client.discovery.kube_access._ANSWER_SECONDS", 15)
         assert await waiting == ["1:8000"]
+
+
+@pytest.mark.parametrize("is_watching", [True, False], ids=["a watch", "a list that hangs"])
+def test_a_client_may_be_closed_at_any_moment_of(
+    is_watching: bool, api_server: ApiServer, slices: SlicesOfFleet, namespace: str
+) -> None:
+    # What is left open when the client's loop ends is a warning, and so an error here.
+    found = K8sDiscovery(f"k8s://{namespace}/sim", resolve=no_name)
+    with ExitStack() as stack:
+        if not is_watching:
+            stack.enter_context(api_server.frozen_api())
+        connected: list[str] = []
+        real = found._by_slices
+
+        def begun() -> AsyncGenerator[frozenset[Endpoint]]:
+            connected.append("begun")
+            return real()
+
+        found._by_slices = begun  # type: ignore[method-assign]
+        with sampling(found) as sampler:
+            caller = threading.Thread(target=lambda: closed(sampler))
+            caller.start()
+            wait_until(lambda: connected and (found._has_listed or not is_watching), "it asks")
+        caller.join(SECONDS)
+        assert not caller.is_alive()
+
+
+def closed(sampler: SamplerBase) -> None:
+    with pytest.raises(SamplerClosed):
+        ask(sampler)
 
 
 # Sampling

@@ -26,7 +26,9 @@ __all__ = ["IMAGES", "Built", "build", "image_name"]
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 _FOLDER: Final = _ROOT / ".cache" / "images"
-_TAG: Final = "e2e"
+# A cluster that is not of this machine has them from a registry.
+_REGISTRY: Final = os.environ.get("E2E_REGISTRY", "localhost")
+_TAG: Final = os.environ.get("E2E_TAG", "e2e")
 # Made by `make venv`; .venv itself has no pip.
 _PIP: Final = _ROOT / ".cache" / "uv-tool" / "bin" / "python"
 
@@ -67,8 +69,8 @@ class Built:
 
 
 def image_name(image: str) -> str:
-    """What pods name it. No registry has it, so a node without it says so at once."""
-    return f"localhost/{image}:{_TAG}"
+    """What pods name it."""
+    return f"{_REGISTRY}/{image}:{_TAG}"
 
 
 def build(image: str) -> Built:

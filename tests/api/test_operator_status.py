@@ -209,6 +209,8 @@ def test_one_sentence_stands_for_many_replicas(fleet: LiveFleet) -> None:
         "EngineStartFailed",
         r"0 of 4 replicas ready; replica POD: sampler serve: no GPU \(3 more alike\)",
     )
+    # Events are written beside the passes.
+    fleet.wait(lambda: warnings_of(fleet), "the event is written")
     warnings = warnings_of(fleet)
     assert [reason for reason, _ in warnings] == ["EngineStartFailed"], warnings
 

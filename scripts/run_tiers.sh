@@ -15,6 +15,12 @@ missing_tools() { # missing_tools TIER: what its tests run and nobody has built
     esac
 }
 
+prepare() { # prepare TIER: what takes longer than a test may, once
+    case $1 in
+    e2e) [ -n "${E2E_KUBECONFIG:-}" ] || .venv/bin/python -m tests.cluster.images ;;
+    esac
+}
+
 tiers=$1
 shift
 failed=""
@@ -41,6 +47,7 @@ for tier in $tiers; do
     printf '\n== tests/%s\n' "$tier"
     started=$SECONDS
     status=0
+    prepare "$tier"
     .venv/bin/python -m pytest -q "tests/$tier" "$@" || status=$?
     # 5: nothing selected, which is right for a tier without slow tests.
     if [ "$status" != 0 ] && { [ "$status" != 5 ] || is_required "$tier"; }; then

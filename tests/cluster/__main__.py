@@ -59,9 +59,7 @@ def hold(nodes: int) -> None:
     # Not blocked: whatever is started, down to the processes of pods, would inherit that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told_to_end.set())
-    with Cluster(nodes) as cluster:
-        for archive in archives:
-            cluster.import_image(archive)
+    with Cluster(nodes, archives) as cluster:
         kept = {"owner": os.getpid(), "kubeconfig": str(cluster.admin_kubeconfig)}
         part = _KEPT.with_suffix(".part")
         part.write_text(json.dumps(kept))

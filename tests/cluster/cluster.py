@@ -1,6 +1,6 @@
 """A whole Kubernetes on this machine: a control plane, nodes that run pods, DNS.
 
-It needs root, Linux and the packages that ``tests.cluster.requirements`` names. All of it is in
+It needs root, Linux and the packages that ``tests/cluster/requirements.py`` names. All of it is in
 namespaces of its own and in one folder. This machine reaches pods and ClusterIPs by address.
 """
 
@@ -42,18 +42,20 @@ _START_SECONDS: Final = 90
 
 
 class Cluster(ApiAccess):
-    """A cluster of ``nodes`` nodes; a ``with`` block starts it and ends it.
+    """A cluster of ``nodes`` nodes, all with the images of ``archives``; a ``with`` block starts it
+    and ends it.
 
     It ends with this process, however that ends; what then is left is cleared away by the next
     start, or by ``make cluster-down``. ``client`` is the administrator.
     """
 
-    def __init__(self, nodes: int = 1) -> None:
+    def __init__(self, nodes: int = 1, archives: Iterable[Path] = ()) -> None:
         entry = claim(FOLDER)
         self._entry = entry
         self._at = entry.addresses
         self._folder = Path(entry.folder)
         self._count = nodes
+        self._archives = list(archives)
         self._network = Network(self._at)
         self._front = Authority(self._folder / "front")
         authority = Authority(self._folder / "certificates")
@@ -197,6 +199,8 @@ class Cluster(ApiAccess):
     def _prepare(self, index: int) -> None:
         create_cgroups(self._at.node_name(index))
         self._nodes[index].start()
+        for archive in self._archives:
+            self._nodes[index].import_image(archive)
 
     def _start_control_plane(self) -> None:
         at = self._at

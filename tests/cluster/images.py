@@ -4,6 +4,7 @@
 ``.cache/images``: what has not changed is not made again.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -42,6 +43,14 @@ _HANDED_ON: Final = (
 )
 
 
+# What .dockerignore lets through.
+_FOLDERS: Final = ("client", "operator", "sampler_server")
+_FILES: Final = (
+    *("LICENSE", "README.md", "pyproject.toml", ".dockerignore"),
+    *("requirements/constraints.txt", "scripts/image_requirements.py"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A Dockerfile with its arguments."""
@@ -74,34 +83,43 @@ def image_name(image: str) -> str:
 
 
 def build(image: str) -> Built:
-    """Build one of ``IMAGES``, or find that nothing has changed: 2 seconds."""
-    recipe = IMAGES[image]
-    name = image_name(image)
+    """Build one of ``IMAGES``, or find that nothing it is made of has changed."""
+    recipe, name = IMAGES[image], image_name(image)
+    arguments = {"BASE": BASE_IMAGE, "VERSION": _version(), **recipe.arguments}
     with _locked():
-        _pull_base()
-        arguments = {"BASE": BASE_IMAGE, "VERSION": _version(), **recipe.arguments}
-        words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-        with _package_index() as mounts:
-            _buildah(
-                *("bud", "--isolation", "chroot", "--pull-never", "--layers", "--quiet"),
-                *(*words, *mounts, "--file", str(_ROOT / recipe.dockerfile), "--tag", name),
-                str(_ROOT),
-            )
-        [found] = json.loads(_buildah("images", "--json", name))
-        archive = _FOLDER / f"{image}-{found['id'][:12]}.tar"
+        base = base_archive(_FOLDER)
+        archive = _FOLDER / f"{image}-{_key(recipe, name, arguments, base)}.tar"
         if not archive.exists():
-            for former in _FOLDER.glob(f"{image}-*.tar"):
+            _pull_base(base)
+            words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+            with _package_index() as mounts:
+                _buildah(
+                    *("bud", "--isolation", "chroot", "--pull-never", "--layers", "--quiet"),
+                    *(*words, *mounts, "--file", str(_ROOT / recipe.dockerfile), "--tag", name),
+                    str(_ROOT),
+                )
+            for former in _FOLDER.glob(f"{image}-*"):
                 former.unlink()
             part = archive.with_suffix(".part")
-            part.unlink(missing_ok=True)
             _buildah("push", "--quiet", name, f"docker-archive:{part}:{name}")
             part.rename(archive)
-            _buildah("rmi", "--prune")
-        return Built(name, archive, archive.stat().st_size)
+    return Built(name, archive, archive.stat().st_size)
 
 
-def _pull_base() -> None:
-    archive = base_archive(_FOLDER)
+def _key(recipe: Recipe, name: str, arguments: Mapping[str, str], base: Path) -> str:
+    """Of all that the image is made of."""
+    told = json.dumps([name, dict(arguments), base.name])
+    files = [_ROOT / recipe.dockerfile, *(_ROOT / each for each in _FILES)]
+    for folder in _FOLDERS:
+        files += (path for path in (_ROOT / folder).rglob("*") if path.is_file())
+    key = hashlib.sha256(told.encode())
+    for path in sorted(path for path in files if path.parent.name != "__pycache__"):
+        key.update(f"{path.relative_to(_ROOT)}\0".encode())
+        key.update(path.read_bytes())
+    return key.hexdigest()[:12]
+
+
+def _pull_base(archive: Path) -> None:
     mark = _FOLDER / "base-in-storage"
     if not mark.exists() or mark.read_text() != archive.name:
         _buildah("pull", "--quiet", f"docker-archive:{archive}")

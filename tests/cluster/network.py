@@ -89,9 +89,9 @@ def remove_network(at: Addresses) -> None:
     namespaces, and with the machine's link its routes."""
     for name in NAMESPACES.glob(f"{at.name}-*"):
         _ip("netns", "del", name.name)
-    if NAMESPACES.is_mount() and not any(NAMESPACES.iterdir()):
-        # `ip netns add` makes it when there is none.
-        _run("umount", str(NAMESPACES))
+    if NAMESPACES.exists() and not any(NAMESPACES.iterdir()):
+        # The first `ip netns add` makes it, and mounts it on itself.
+        _run("umount", str(NAMESPACES), check=False)
         NAMESPACES.rmdir()
     _ip("link", "del", _link(at), check=False)
     for addresses in (at.pods, at.services):

@@ -44,19 +44,24 @@ def cluster(
     images = [build(image) for image in _IMAGES]
     built = time.monotonic()
     with ExitStack() as stack:
-        own = stack.enter_context(Cluster(NODES))
+        own = stack.enter_context(Cluster(NODES, [image.archive for image in images]))
         up = time.monotonic()
-        for image in images:
-            own.import_image(image.archive)
         capture = pytestconfig.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
             sizes = ", ".join(f"{image.name} {image.size / 1e6:.0f} MB" for image in images)
             print(f"images: {sizes}; found current or built in {built - started:.1f} s")
-            print(f"cluster: {NODES} nodes ready after {up - built:.1f} s", end=", ")
-            print(f"images on them after {time.monotonic() - up:.1f} s more")
+            print(f"cluster: {NODES} nodes with them ready after {up - built:.1f} s")
         yield own
         for name, log in own.fallen.items():
             pytest.fail(f"{name} has ended by itself:\n{log}", pytrace=False)
+
+
+@pytest.fixture
+def own_cluster(cluster: KubeCommands) -> Cluster:
+    """Of this machine, for tests that break parts of it."""
+    if not isinstance(cluster, Cluster):
+        pytest.skip("breaks parts of the cluster, which is not of this machine")
+    return cluster
 
 
 @pytest.fixture(scope="session")

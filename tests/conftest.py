@@ -22,7 +22,7 @@ else:
     hypothesis.settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
-FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180, "e2e": 180}
+FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180, "e2e": 300}
 """A control plane on a busy machine needs long for what it does in a second otherwise."""
 
 

@@ -75,6 +75,7 @@ def down() -> None:
         os.kill(owner, signal.SIGTERM)
         wait_until(lambda: _owner() is None, "the cluster is down", _END_SECONDS, 0.1)
         print("the cluster is down")
+    _KEPT.unlink(missing_ok=True)
     for entry in clear_leftovers():
         print(f"cleared away what was left of {entry.addresses.name}")
 

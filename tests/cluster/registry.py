@@ -22,7 +22,10 @@ __all__ = ["Entry", "claim", "clear_leftovers", "clusters", "release"]
 
 _FOLDER: Final = Path("/run/sampler-clusters")
 # Mount points that nodes make on this machine.
-_PLACES: Final = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers")
+_PLACES: Final = (
+    *("/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni"),
+    *("/var/log/pods", "/var/log/containers"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,8 @@ def claim(parent: Path) -> Entry:
 
 def release(entry: Entry) -> None:
     """Clear away what is there of a cluster whose processes are gone."""
-    at = entry.addresses
-    for name in cgroup_names(f"{at.name}-"):
-        remove_cgroups(name)
-    remove_network(at)
-    shutil.rmtree(entry.folder, ignore_errors=True)
-    _path(entry.number).unlink(missing_ok=True)
-    for place in _PLACES:
-        with suppress(OSError):
-            Path(place).rmdir()
+    with _locked():
+        _release(entry)
 
 
 def clear_leftovers() -> list[Entry]:
@@ -80,13 +76,28 @@ def clear_leftovers() -> list[Entry]:
     with _locked():
         left = [entry for entry in clusters() if not entry.is_owned]
         for entry in left:
-            release(entry)
+            _release(entry)
     return left
 
 
 def clusters() -> list[Entry]:
     """All of this machine, also those of other checkouts."""
     return [Entry(**json.loads(path.read_text())) for path in sorted(_FOLDER.glob("*.json"))]
+
+
+def _release(entry: Entry) -> None:
+    at = entry.addresses
+    for name in cgroup_names(f"{at.name}-"):
+        remove_cgroups(name)
+    remove_network(at)
+    shutil.rmtree(entry.folder, ignore_errors=True)
+    _path(entry.number).unlink(missing_ok=True)
+    # Without such a folder nothing is mounted there any more, in whatever namespace: a node that
+    # lives would go on with the files of this machine.
+    if not clusters():
+        for place in _PLACES:
+            with suppress(OSError):
+                Path(place).rmdir()
 
 
 def _path(number: int) -> Path:

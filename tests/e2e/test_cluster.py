@@ -97,8 +97,10 @@ def test_a_run_that_was_killed_leaves_no_process_and_the_next_one_clears_away_th
     assert entry.number in {left.number for left in clear_leftovers()}
     assert places(entry.addresses) == []
     assert not Path(entry.folder).exists()
-    # And of no other.
+    # And of no other: its nodes still have their own files.
     own_cluster.client.get("/readyz")
+    mounted = own_cluster.node_machine(0).run("findmnt", "--noheadings", "/var/lib/kubelet")
+    assert str(own_cluster.folder) in mounted.stdout
 
 
 def sleeping_pod(name: str) -> Object:

@@ -250,9 +250,12 @@ def scatter(
             for receiver, part, value in zip(map(get, handles), parts, values, strict=True):
                 if receiver is not None and part:
                     into = receiver.columns
-                    into.token_parts.append(part)
-                    if k:
-                        into.value_parts.append(value)
+                    if into.k != k:
+                        into.add(part, k, value)
+                    else:
+                        into.parts.append(part)
+                        if k:
+                            into.parts.append(value)
                     touched.append(receiver)
         if any(flags):
             ended += [(h, f) for h, f in zip(handles, flags, strict=True) if f]
@@ -283,10 +286,12 @@ def _scatter_top(
         end = done + count * 4
         receiver = receivers.get(handle)
         if receiver is not None and count:
-            into = receiver.columns
-            into.token_parts.append(data[done:end])
-            into.id_parts.append(data[ids_at + done * k : ids_at + end * k])
-            into.value_parts.append(data[values_at + done * k : values_at + end * k])
+            receiver.columns.add(
+                data[done:end],
+                k,
+                data[ids_at + done * k : ids_at + end * k],
+                data[values_at + done * k : values_at + end * k],
+            )
             touched.append(receiver)
         done = end
 

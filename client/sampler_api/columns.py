@@ -61,60 +61,70 @@ class Columns:
 class Chunks(msgspec.Struct, gc=False, eq=False):
     """Where a sequence arrives: the same columns as the pieces that came, joined when read.
 
-    Whoever receives a delta appends ``tokens`` to ``token_parts`` and, as ``k`` asks for,
-    ``logprobs`` or ``top_logprobs`` to ``value_parts`` and ``top_ids`` to ``id_parts``; that costs
-    next to nothing a token.
+    Whoever receives a delta appends its pieces to ``parts``, in this order: tokens; for k = 1 their
+    logprobs; for k > 1 top ids and top logprobs. One list, because what a token costs is mostly the
+    memory that is touched for it.
     """
 
     k: int = 0
-    token_parts: list[bytes] = []
-    value_parts: list[bytes] = []
-    id_parts: list[bytes] = []
+    parts: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self.tokens) >> 2
 
+    @property
+    def _stride(self) -> int:
+        return min(self.k, 2) + 1
+
+    def add(self, tokens: bytes, k: int, *columns: bytes) -> None:
+        """Append a delta that was made for ``k``. Made for another k than this, it has no logprobs
+        for it: they are missing then, which ``arrays`` raises."""
+        self.parts.append(tokens)
+        stride = self._stride
+        if stride > 1:
+            self.parts += columns if k == self.k else (b"",) * (stride - 1)
+
     def extend(self, columns: Columns) -> None:
-        """Append a copy of ``columns``, which have the same k."""
-        self.token_parts.append(bytes(columns.tokens))
-        if self.k == 1:
-            self.value_parts.append(bytes(columns.logprobs))
-        elif self.k:
-            self.value_parts.append(bytes(columns.top_logprobs))
-            self.id_parts.append(bytes(columns.top_ids))
+        """Append a copy of ``columns``."""
+        logprobs = (
+            (columns.logprobs,) if columns.k == 1 else (columns.top_ids, columns.top_logprobs)
+        )
+        self.add(bytes(columns.tokens), columns.k, *map(bytes, logprobs))
 
     def truncate(self, length: int) -> None:
         """Drop everything after the first ``length`` tokens."""
-        width = length * 4 * max(1, self.k)
-        self.token_parts = [self.tokens[: length * 4]]
-        self.value_parts = [_joined(self.value_parts)[:width]]
-        self.id_parts = [_joined(self.id_parts)[:width]]
+        tokens, *others = self._joined()
+        width = length * 4 * self.k
+        self.parts = [tokens[: length * 4], *(other[:width] for other in others)]
+
+    def _joined(self) -> list[bytes]:
+        """One piece a column; stays so until more arrives."""
+        parts, stride = self.parts, self._stride
+        if len(parts) != stride:
+            parts[:] = [b"".join(parts[column::stride]) for column in range(stride)]
+        return parts
 
     @property
     def tokens(self) -> bytes:
         """Tokens i32 [T]."""
-        return _joined(self.token_parts)
+        return self._joined()[0]
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
         """Tokens as an array over the bytes, which never change."""
-        return np.frombuffer(_joined(self.token_parts), _I32)
+        return np.frombuffer(self._joined()[0], _I32)
 
     def arrays(self) -> tuple[NDArray[np.int32], LogprobRows | None]:
         """Tokens i32 [T] and their logprob rows, ``None`` when none were asked for. Raises
         ValueError when one is missing."""
-        ids = np.frombuffer(_joined(self.token_parts), _I32)
+        joined = self._joined()
+        ids = np.frombuffer(joined[0], _I32)
         if self.k == 0:
             return ids, None
-        values = np.frombuffer(_joined(self.value_parts), _F32)
+        values = np.frombuffer(joined[-1], _F32)
         if self.k == 1:
             return ids, LogprobRows(ids, values)
         shape = (len(ids), self.k)
-        top_ids = np.frombuffer(_joined(self.id_parts), _I32)
-        return ids, LogprobRows(top_ids.reshape(shape), values.reshape(shape))
-
-
-def _joined(parts: list[bytes]) -> bytes:
-    if len(parts) != 1:
-        parts[:] = (b"".join(parts),)
-    return parts[0]
+        return ids, LogprobRows(
+            np.frombuffer(joined[1], _I32).reshape(shape), values.reshape(shape)
+        )

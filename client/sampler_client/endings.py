@@ -71,7 +71,7 @@ def count_death(child: ChildWork, is_early: bool) -> bool:
 
 def end_if_complete(child: ChildWork, card: ModelCard) -> bool:
     """Ends a sequence that arrived whole but for the word that it is."""
-    if not child.columns.token_parts:
+    if not child.columns.parts:
         return False
     group = child.group
     room = card.context_limit - len(group.prompt_ids)

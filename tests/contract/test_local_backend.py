@@ -87,7 +87,7 @@ def test_a_resumed_child_goes_on_behind_its_tokens(backend: LocalBackend) -> Non
     backend.submit(whole.groups)
     tokens = tokens_of(whole.wait()[0])[0]
     head = np.array(tokens[:5], np.int32).tobytes()
-    cut.groups[0].children[0].columns.token_parts.append(head)
+    cut.groups[0].children[0].columns.parts.append(head)
     backend.submit(cut.groups)
     assert tokens_of(cut.wait()[0])[0] == tokens
 

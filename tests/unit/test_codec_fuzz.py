@@ -43,10 +43,10 @@ class Receiver:
 
     @property
     def content(self) -> tuple[bytes, bytes, bytes]:
-        parts = self.columns
-        return tuple(  # type: ignore[return-value]
-            b"".join(p) for p in (parts.token_parts, parts.value_parts, parts.id_parts)
-        )
+        k, parts = self.columns.k, self.columns.parts
+        tokens, *rest = (b"".join(parts[i :: min(k, 2) + 1]) for i in range(min(k, 2) + 1))
+        values, ids = (*reversed(rest), b"", b"")[:2]
+        return tokens, values, ids
 
 
 def read_client(data: bytes) -> None:
@@ -254,3 +254,19 @@ def test_a_client_frame_comes_back_as_it_was_written(
     assert got_acks == acks
     with pytest.raises(ProtocolError):
         client_columns(header, memoryview(bytes(view) + b"\0\0\0\0"))
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(1, 0), (2, 1), (1, 2), (0, 1)])
+def test_logprobs_of_another_k_than_asked_for_are_missing_and_harm_no_token(
+    asked: int, sent: int
+) -> None:
+    receiver = Receiver(asked)
+    for k in (asked, sent):
+        writer = DeltaWriter()
+        writer.add(0, 0, k, column(3, k), column(3 * k, 1), column(3 * k, 2) if k > 1 else b"")
+        found, _, columns = writer.finish()
+        scatter(found, memoryview(b"".join(map(bytes, columns))), {0: receiver})
+    assert receiver.columns.tokens == column(3, asked) + column(3, sent)
+    if asked:
+        with pytest.raises(ValueError, match="shape"):
+            receiver.columns.arrays()

@@ -89,7 +89,7 @@ def test_siblings_share_prompt_and_calls_share_params_and_revision() -> None:
 def test_delivered_tokens_travel_apart_from_the_prompt() -> None:
     replica = replica_with()
     group = make_group(2, prompt=(1, 2))
-    group.children[1].columns.token_parts.append(b"\x07\0\0\0\x08\0\0\0")
+    group.children[1].columns.parts.append(b"\x07\0\0\0\x08\0\0\0")
     submit(replica, group)
     frame, prompts, outputs, _ = frame_of(replica)
     assert [c.output_length for c in frame.submits[0].children] == [0, 2]

@@ -4,7 +4,7 @@ import http.client
 import json
 import ssl
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -81,6 +81,25 @@ class KubeClient:
                 return False
             raise
         return True
+
+    def watch(self, path: str, **query: str) -> Iterator[Object]:
+        """Events, until the server ends the watch. Raises RefusedError, OSError."""
+        target = f"{path}?{urllib.parse.urlencode({**query, 'watch': 'true'})}"
+        connection = http.client.HTTPSConnection(
+            self._address, timeout=_ASK_SECONDS, context=self._tls
+        )
+        try:
+            connection.request("GET", target)
+            response = connection.getresponse()
+            if response.status >= 400:
+                answer = _answer(response.read().decode())
+                raise RefusedError(response.status, answer.get("reason", ""), str(answer))
+            while line := response.readline():
+                yield json.loads(line)
+        except (http.client.HTTPException, json.JSONDecodeError) as error:
+            raise ConnectionError(f"watch {path}: {error!r}") from error
+        finally:
+            connection.close()
 
     def request(
         self,

@@ -1,8 +1,9 @@
-"""The ledger checker: what engines made against what clients got.
+"""The ledger checker: what engines made against what clients got. Pure, but for ``read_ledger``.
 
 A sequence is known by its prompt, its seed and its weights. Engines write every token before
 anybody sees it, so a token that a client has and no engine made is an invention, and a token made
-twice shows.
+twice shows. A token that an engine made behind a wrong prefix is in the ledger too: so every
+sequence is also compared with the undisturbed one, which is known beforehand.
 """
 
 from collections import Counter, defaultdict
@@ -14,25 +15,33 @@ from typing import NamedTuple
 import numpy as np
 
 from sampler_server.engines.sim.ledger import LedgerRecord, parse_records, prompt_digest
-from sampler_server.engines.sim.tokens import weights_state
+from sampler_server.engines.sim.tokens import sim_sequence, weights_state
 
-__all__ = ["Asked", "Got", "Violations", "check", "read_ledger"]
+__all__ = ["Asked", "Got", "Violations", "check", "identity_of", "read_ledger"]
 
 
 class Asked(NamedTuple):
-    """One sequence that a client asked for; equal child seeds make equal sequences."""
+    """One sequence that a client asked for; equal child seeds make equal sequences.
+
+    ``length``: the tokens that it must have; ``None`` where stops decide.
+    """
 
     prompt: tuple[int, ...]
     seed: int
     base: str
     adapter: str | None = None
+    length: int | None = None
 
 
 class Got(NamedTuple):
-    """One finished sequence at a client. ``asked`` is what it was asked for and says it is."""
+    """One finished sequence at a client. ``asked`` is what it was asked for and says it is.
+
+    ``is_partial``: its end is missing, as the client was told; what is there must be right.
+    """
 
     asked: Asked
     tokens: tuple[int, ...]
+    is_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,9 @@ def read_ledger(paths: Path | Iterable[Path]) -> list[LedgerRecord]:
 
 
 def check(
-    records: Iterable[LedgerRecord], asked: Iterable[Asked], got: Iterable[Got], length: int | None
+    records: Iterable[LedgerRecord], asked: Iterable[Asked], got: Iterable[Got]
 ) -> Violations:
-    """Compare. ``length``: tokens that each sequence must have; ``None`` where stops decide."""
+    """Compare. Sequences with a length must come of engines that draw no end of sequence."""
     found = Violations()
     made: dict[tuple[Identity, int], _Made] = defaultdict(_Made)
     for record in records:
@@ -104,7 +113,7 @@ def check(
         (_identity(a.asked), weights_state(a.asked.base, a.asked.adapter)) for a in answers
     )
     for answer in answers:
-        _check_content(answer, made, length, found)
+        _check_content(answer, made, found)
     redone = [_redone(sequence, shares[key]) for key, sequence in made.items()]
     return Violations(
         found.lost,
@@ -116,8 +125,13 @@ def check(
     )
 
 
+def identity_of(prompt: Sequence[int], seed: int) -> Identity:
+    """By which records of a ledger name a sequence."""
+    return prompt_digest(np.array(prompt, np.int32)), seed % (1 << 64)
+
+
 def _identity(asked: Asked) -> Identity:
-    return prompt_digest(np.array(asked.prompt, np.int32)), asked.seed % (1 << 64)
+    return identity_of(asked.prompt, asked.seed)
 
 
 def _check_numbers(asked: Counter[Asked], got: Counter[Asked], found: Violations) -> None:
@@ -127,20 +141,19 @@ def _check_numbers(asked: Counter[Asked], got: Counter[Asked], found: Violations
         found.duplicated.append(f"{_name(one)}: {times} more than asked for")
 
 
-def _check_content(
-    answer: Got,
-    made: dict[tuple[Identity, int], _Made],
-    length: int | None,
-    found: Violations,
-) -> None:
-    name, identity = _name(answer.asked), _identity(answer.asked)
-    weights = weights_state(answer.asked.base, answer.asked.adapter)
-    if length is not None and len(answer.tokens) < length:
-        found.lost.append(f"{name}: {len(answer.tokens)} tokens of {length}")
-    if length is not None and len(answer.tokens) > length:
-        found.duplicated.append(f"{name}: {len(answer.tokens)} tokens instead of {length}")
-    at = made[identity, weights].first_difference(answer.tokens)
+def _check_content(answer: Got, made: dict[tuple[Identity, int], _Made], found: Violations) -> None:
+    asked, tokens = answer.asked, answer.tokens
+    name, identity = _name(asked), _identity(asked)
+    weights = weights_state(asked.base, asked.adapter)
+    if asked.length is not None and len(tokens) < asked.length and not answer.is_partial:
+        found.lost.append(f"{name}: {len(tokens)} tokens of {asked.length}")
+    if asked.length is not None and len(tokens) > asked.length:
+        found.duplicated.append(f"{name}: {len(tokens)} tokens instead of {asked.length}")
+    at = made[identity, weights].first_difference(tokens)
     if at is None:
+        at = _first_untrue(asked, tokens)
+        if at is not None:
+            found.wrong_tokens.append(f"{name}: token {at} was made behind another prefix")
         return
     elsewhere = [
         key
@@ -151,6 +164,15 @@ def _check_content(
         found.wrong_revision.append(f"{name}: token {at} was made by other weights")
     else:
         found.wrong_tokens.append(f"{name}: token {at} was made by no engine")
+
+
+def _first_untrue(asked: Asked, tokens: Sequence[int]) -> int | None:
+    """The first position where the undisturbed sequence has another token."""
+    if asked.length is None or not tokens:
+        return None
+    wanted, _ = sim_sequence(asked.prompt, asked.seed, asked.base, asked.adapter, len(tokens))
+    pairs = enumerate(zip(tokens, wanted, strict=True))
+    return next((place for place, (token, true) in pairs if token != true), None)
 
 
 def _has(made: _Made, answer: Got, at: int) -> bool:

@@ -109,6 +109,11 @@ class Cluster(ApiAccess):
             for name in machine.fallen()
         }
 
+    @property
+    def dns_address(self) -> str:
+        """Who answers for names of the cluster."""
+        return self._at.dns_service
+
     def import_image(self, archive: Path, nodes: Iterable[int] | None = None) -> None:
         """Give an archive's image to nodes, or to all of them; no registry is ever asked."""
         chosen = [self._nodes[index] for index in (self._nodes if nodes is None else nodes)]
@@ -149,6 +154,27 @@ class Cluster(ApiAccess):
         """Undo ``node_cut``."""
         self._network.join(index)
 
+    def cut_pod(self, pod: Object) -> None:
+        """This machine and the pod hear nothing of each other; its node and other pods do."""
+        self._filter_pod("-I", pod)
+
+    def join_pod(self, pod: Object) -> None:
+        """Undo ``cut_pod``."""
+        self._filter_pod("-D", pod)
+
+    def packets_cut(self, pod: Object) -> int:
+        """Packets that ``cut_pod`` has dropped."""
+        listed = self._machine_of(pod).run("iptables", "-L", "FORWARD", "-v", "-x", "-n").stdout
+        address = pod["status"]["podIP"]
+        lines = [line.split() for line in listed.splitlines() if f" {address} " in f"{line} "]
+        return sum(int(words[0]) for words in lines if words[2] == "DROP")
+
+    def tag_image(self, image: str, name: str) -> None:
+        """Give an image of all nodes a further name."""
+        for node in self._nodes.values():
+            words = ("ctr", "--namespace=k8s.io", "images", "tag", "--force")
+            node.machine.run(*words, image, name)
+
     def node_machine(self, index: int) -> Machine:
         """To kill programs of a node alone, or to run a command there."""
         return self._nodes[index].machine
@@ -176,10 +202,37 @@ class Cluster(ApiAccess):
         """SIGKILL to the API server alone."""
         self._control.kill_program(_API)
 
+    @property
+    def etcd_pid(self) -> int:
+        """As this machine numbers it."""
+        return self._control.pid("etcd")
+
     def restart_etcd(self) -> None:
         """SIGKILL, and start it again with its data."""
         self._control.kill_program("etcd")
         self._start_etcd()
+
+    def stop_dns(self) -> None:
+        """SIGKILL to the cluster's DNS."""
+        self._control.kill_program("coredns")
+
+    def start_dns(self) -> None:
+        """Start it again."""
+        self._start("coredns", ["-conf", str(self._folder / "Corefile")])
+
+    def _filter_pod(self, action: str, pod: Object) -> None:
+        address = pod["status"]["podIP"]
+        for source, target in ((address, self._at.machine), (self._at.machine, address)):
+            rule = ("--source", source, "--destination", target, "--jump", "DROP")
+            self._machine_of(pod).run("iptables", action, "FORWARD", *rule)
+
+    def _machine_of(self, pod: Object) -> Machine:
+        [machine] = [
+            node.machine
+            for node in self._nodes.values()
+            if node.machine.name == pod["spec"]["nodeName"]
+        ]
+        return machine
 
     def _node(self, index: int) -> Node:
         name = self._at.node_name(index)
@@ -221,9 +274,8 @@ class Cluster(ApiAccess):
         self._start(_CONTROLLERS, [*flags, *CONTROLLER_FLAGS])
         self._start(_SCHEDULER, scheduler_flags(self.kubeconfig(f"system:{_SCHEDULER}")))
         apply_dns(self.client, at)
-        file = self._folder / "Corefile"
-        file.write_text(corefile(at, self.kubeconfig("coredns")))
-        self._start("coredns", ["-conf", str(file)])
+        (self._folder / "Corefile").write_text(corefile(at, self.kubeconfig("coredns")))
+        self.start_dns()
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._wait_for(_CONTROLLERS, lambda: self.client.get(account))
 

@@ -340,11 +340,11 @@ def test_every_token_is_in_the_ledger_before_it_is_seen(
     start: Callable[..., Harness], tmp_path: Path
 ) -> None:
     harness = start(ledger=tmp_path / "ledger", latency=LatencyModel(decode_rate=2000))
-    asked = [Asked(tuple(PROMPT.tolist()), seed, BASE) for seed in range(6)]
+    asked = [Asked(tuple(PROMPT.tolist()), seed, BASE, length=20) for seed in range(6)]
     half = [sim_sequence(PROMPT, seed, BASE, None, 10)[0] for seed in range(6)]
     first = harness.run(*(request(i, max_total=10) for i in range(6)))
     second = harness.run(*(request(i + 10, seed=i, output=half[i], max_total=20) for i in range(6)))
     got = [Got(a, (*f.tokens, *s.tokens)) for a, f, s in zip(asked, first, second, strict=True)]
     # The engine still runs: nothing waits for it to close.
-    found = check(read_ledger(tmp_path / "ledger"), asked, got, 20)
+    found = check(read_ledger(tmp_path / "ledger"), asked, got)
     assert (found.count, found.redone) == (0, 0), str(found)

@@ -20,7 +20,7 @@ from sampler_server.engines.sim.tokens import sim_sequence, weights_state
 
 BASE = base_digest()
 LENGTH = 12
-ASKED = [Asked((1, 2, 3), seed, BASE) for seed in range(4)]
+ASKED = [Asked((1, 2, 3), seed, BASE, length=LENGTH) for seed in range(4)]
 
 
 def tokens_of(asked: Asked) -> tuple[int, ...]:
@@ -42,30 +42,30 @@ GOT = [Got(asked, tokens_of(asked)) for asked in ASKED]
 
 
 def test_a_clean_run_has_no_violation() -> None:
-    found = check(LEDGER, ASKED, GOT, LENGTH)
+    found = check(LEDGER, ASKED, GOT)
     assert (found.count, found.redone) == (0, 0)
     assert "no violation" in str(found)
 
 
 def test_a_sequence_asked_for_twice_is_made_twice() -> None:
-    found = check(LEDGER * 2, ASKED * 2, GOT * 2, LENGTH)
+    found = check(LEDGER * 2, ASKED * 2, GOT * 2)
     assert (found.count, found.redone) == (0, 0)
 
 
 def test_a_missing_sequence_is_lost() -> None:
-    found = check(LEDGER, ASKED, GOT[1:], LENGTH)
+    found = check(LEDGER, ASKED, GOT[1:])
     assert (len(found.lost), found.count) == (1, 1)
     assert "seed 0" in str(found)
 
 
 def test_a_short_sequence_is_lost_in_part() -> None:
     short = Got(ASKED[0], GOT[0].tokens[:-1])
-    found = check(LEDGER, ASKED, [short, *GOT[1:]], LENGTH)
+    found = check(LEDGER, ASKED, [short, *GOT[1:]])
     assert found.lost == [f"prompt [1, 2, 3]… seed 0: {LENGTH - 1} tokens of {LENGTH}"]
 
 
 def test_a_sequence_delivered_twice_is_duplicated() -> None:
-    found = check(LEDGER, ASKED, [*GOT, GOT[2]], LENGTH)
+    found = check(LEDGER, ASKED, [*GOT, GOT[2]])
     assert (len(found.duplicated), found.count) == (1, 1)
 
 
@@ -79,8 +79,28 @@ def test_a_sequence_delivered_twice_is_duplicated() -> None:
 )
 def test_a_token_that_no_engine_made_is_found(change) -> None:  # type: ignore[no-untyped-def]
     wrong = Got(ASKED[1], change(GOT[1].tokens))
-    found = check(LEDGER, ASKED, [GOT[0], wrong, *GOT[2:]], LENGTH)
+    found = check(LEDGER, ASKED, [GOT[0], wrong, *GOT[2:]])
     assert (len(found.wrong_tokens), found.count) == (1, 1)
+
+
+def test_tokens_made_behind_a_wrong_prefix_are_found_although_an_engine_made_them() -> None:
+    # A client that lost token 5 and asked for more: the engine has begun anew at its place.
+    kept = GOT[1].tokens[:5]
+    later = sim_sequence((*ASKED[1].prompt, *kept, 9), ASKED[1].seed, BASE, None, LENGTH - 5)[0]
+    ledger = [*LEDGER, record(ASKED[1], 5, later, 3)]
+    wrong = Got(ASKED[1], (*kept, *later))
+    found = check(ledger, ASKED, [GOT[0], wrong, *GOT[2:]])
+    assert found.wrong_tokens == [
+        "prompt [1, 2, 3]… seed 1: token 5 was made behind another prefix"
+    ]
+    assert found.count == 1
+
+
+def test_what_is_there_of_a_partial_sequence_must_be_right() -> None:
+    part = Got(ASKED[0], GOT[0].tokens[:4], is_partial=True)
+    assert check(LEDGER, ASKED, [part, *GOT[1:]]).count == 0
+    wrong = part._replace(tokens=(*part.tokens[:3], part.tokens[3] ^ 1))
+    assert len(check(LEDGER, ASKED, [wrong, *GOT[1:]]).wrong_tokens) == 1
 
 
 def test_tokens_of_other_weights_are_a_wrong_revision() -> None:
@@ -91,13 +111,13 @@ def test_tokens_of_other_weights_are_a_wrong_revision() -> None:
         record(other, 4, tokens_of(other)[4:]),
     ]
     mixed = Got(ASKED[3], (*GOT[3].tokens[:4], *tokens_of(other)[4:]))
-    found = check(ledger, ASKED, [*GOT[:3], mixed], LENGTH)
+    found = check(ledger, ASKED, [*GOT[:3], mixed])
     assert (len(found.wrong_revision), found.count) == (1, 1)
 
 
 def test_tokens_made_again_after_a_move_are_counted_as_redone() -> None:
     again = record(ASKED[0], 3, GOT[0].tokens[3:8], 9)
-    found = check([*LEDGER, again], ASKED, GOT, LENGTH)
+    found = check([*LEDGER, again], ASKED, GOT)
     assert (found.count, found.redone, found.redone_most) == (0, 5, 5)
 
 

@@ -1,0 +1,86 @@
+"""The fault matrix: ``python -m tests.faults [ROW…]`` plays rows, all of them by default.
+
+They share one cluster of two nodes, made for them; each has a fleet of its own. All rows together
+write docs/fault-matrix.json and docs/fault-matrix.md, whatever they have shown; the exit code is 1
+when one has failed. Chosen rows are printed only, after the control.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.images import build
+from tests.e2e_operator import install_operator, make_restricted
+from tests.faults.load import CALLS, SAMPLES
+from tests.faults.play import Outcome, failed, played
+from tests.faults.render import rendered
+from tests.faults.rows import CONTROL, ROWS, Row
+from tests.faults.volume import make_claim
+
+_DOCS: Final = Path(__file__).parent.parent.parent / "docs"
+_NODES: Final = 2
+_NAMESPACE: Final = "faults"
+
+
+def play_all(rows: list[Row], folder: Path) -> list[Outcome]:
+    """Each on its own fleet, one after another."""
+    outcomes = []
+    archives = [build(image).archive for image in ("sampler-operator", "sampler-sim")]
+    with Cluster(_NODES, archives) as cluster:
+        ledgers = cluster.folder / "ledgers"
+        install_operator(cluster)
+        make_restricted(cluster, _NAMESPACE)
+        make_claim(cluster.client, _NAMESPACE, ledgers)
+        for row in rows:
+            started = time.monotonic()
+            try:
+                outcome = played(row, cluster, _NAMESPACE, ledgers, folder)
+            except (AssertionError, RuntimeError, OSError) as error:
+                outcome = failed(row, error)
+            outcomes.append(outcome)
+            seconds = time.monotonic() - started
+            print(f"{row.name} ({seconds:.0f} s): {json.dumps(outcome.as_json())}", flush=True)
+            assert not cluster.fallen, cluster.fallen
+    return outcomes
+
+
+def _matrix(outcomes: list[Outcome]) -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "machine": f"{_NODES} nodes on one machine of {cores} cores ({platform.machine()})",
+        "calls": CALLS,
+        "samples": SAMPLES,
+        "rows": [outcome.as_json() for outcome in outcomes],
+    }
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(names))
+    words = parser.parse_args()
+    unknown = set(words.rows) - set(names)
+    if unknown:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    chosen = [row for row in ROWS if not words.rows or row.name in {CONTROL.name, *words.rows}]
+    folder = Path(tempfile.mkdtemp(prefix="sampler-faults-"))
+    print(f"journals and logs of clients are in {folder}", flush=True)
+    outcomes = play_all(chosen, folder)
+    matrix = _matrix(outcomes)
+    if not words.rows:
+        (_DOCS / "fault-matrix.json").write_text(json.dumps(matrix, indent=1) + "\n")
+        (_DOCS / "fault-matrix.md").write_text(rendered(matrix))
+    print(rendered(matrix))
+    return int(any(outcome.verdict.failures for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

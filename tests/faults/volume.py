@@ -1,0 +1,42 @@
+"""The volume to which replicas write their ledgers: it outlives pods and nodes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.apiserver_client import KubeClient
+
+__all__ = ["LEDGERS_AT", "make_claim", "with_ledgers"]
+
+LEDGERS_AT: Final = "/ledgers"
+_NAME: Final = "ledgers"
+
+
+def make_claim(client: KubeClient, namespace: str, folder: Path) -> None:
+    """A claim on ``folder`` of this machine, which is the same on every node."""
+    folder.mkdir(parents=True)
+    # Replicas are of no user of this machine.
+    folder.chmod(0o777)
+    common: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    size = {"storage": "1Gi"}
+    name = f"{_NAME}-{namespace}"
+    volume = {
+        **common,
+        "capacity": size,
+        "hostPath": {"path": str(folder)},
+        "claimRef": {"namespace": namespace, "name": _NAME},
+    }
+    client.post("/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": volume})
+    claim = {**common, "resources": {"requests": size}, "volumeName": name}
+    path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+    client.post(path, {"metadata": {"name": _NAME}, "spec": claim})
+
+
+def with_ledgers(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec whose pods mount the claim."""
+    mount = {"name": _NAME, "mountPath": LEDGERS_AT}
+    pod = {
+        "volumes": [{"name": _NAME, "persistentVolumeClaim": {"claimName": _NAME}}],
+        "containers": [{"name": "server", "volumeMounts": [mount]}],
+    }
+    return {**spec, "podTemplateOverrides": {"spec": pod}}

@@ -34,9 +34,9 @@ from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
 
-from .backlog import Backlog
+from .backlog import Backlog, Item
 from .balancer import Order, pick
-from .endings import close_segment, count_death, end_if_complete, error_of, note_error
+from .endings import begin_anew, close_segment, count_death, end_if_complete, error_of, note_error
 from .leftovers import Leftovers, attempt_of
 from .placement import Takers
 from .quarantine import Quarantine, is_suspect
@@ -332,19 +332,18 @@ class Dispatcher:
 
     def _requeue(self, children: Sequence[ChildWork]) -> None:
         """Put broken streams before everything that has not begun, siblings together."""
-        by_group: dict[int, tuple[Group, list[ChildWork]]] = {}
+        going: list[ChildWork] = []
         card = next(iter(self.replicas.values())).hello.card if self.replicas else None
         for child in children:
             if card is not None and end_if_complete(child, card):
                 continue
-            group = child.group
             child.attempt += 1
             child.handle = -1
             if is_suspect(child):
                 self._quarantine.add(child)
             else:
-                by_group.setdefault(group.seq, (group, []))[1].append(child)
-        self._backlog.put_first(by_group[seq] for seq in sorted(by_group))
+                going.append(child)
+        self._backlog.put_first(_in_groups(going))
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -388,15 +387,30 @@ class Dispatcher:
         self._unserved_since = {b: self._unserved_since.get(b, self.ticks) for b in gone}
         for base, since in self._unserved_since.items():
             if self.ticks - since > patience:
+                if self.settings.on_revision_gone == "restart":
+                    self._begin_anew(base)
+                    continue
                 seconds = self.settings.gone_timeout
                 error = RevisionGone(f"no replica has served {base} for {seconds:g} seconds")
                 self._fail(lambda group, base=base: group.ref.base == base, error)  # type: ignore[misc]
 
+    def _begin_anew(self, gone: str) -> None:
+        """What waits for a base that is gone starts again on the one that was met last."""
+        served = [replica.hello.card.base for replica in self.replicas.values()][-1]
+        log.warning("no replica serves %s any more: beginning anew on %s", gone, served)
+        children = self._take_waiting(lambda group: group.ref.base == gone)
+        for child in children:
+            begin_anew(child, served)
+        self._backlog.put_first(_in_groups(children))
+        self.pump()
+
     def _fail(self, concerns: Callable[[Group], bool], error: SamplerError) -> None:
-        ended = self._backlog.remove(concerns)
-        ended += self._quarantine.take(lambda child: concerns(child.group))
-        for child in ended:
+        for child in self._take_waiting(concerns):
             child.group.end_child(child, ERROR, error=type(error)(error.message, error.field))
+
+    def _take_waiting(self, concerns: Callable[[Group], bool]) -> list[ChildWork]:
+        taken = self._backlog.remove(concerns)
+        return taken + self._quarantine.take(lambda child: concerns(child.group))
 
     def fail_waiting(self, error: SamplerError) -> None:
         """No endpoint has ever answered: everything that waits fails."""
@@ -410,3 +424,11 @@ class Dispatcher:
         for child in running:
             child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)
+
+
+def _in_groups(children: Iterable[ChildWork]) -> list[Item]:
+    """Siblings together, in the order of submission."""
+    by_group: dict[int, tuple[Group, list[ChildWork]]] = {}
+    for child in children:
+        by_group.setdefault(child.group.seq, (child.group, []))[1].append(child)
+    return [by_group[seq] for seq in sorted(by_group)]

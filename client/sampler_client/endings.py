@@ -1,5 +1,8 @@
 """What becomes of a sequence when its stream ends or breaks. Pure, one sequence at a time."""
 
+import msgspec
+
+from sampler_api.columns import Chunks
 from sampler_api.errors import (
     Busy,
     Draining,
@@ -15,7 +18,14 @@ from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork
 from sampler_core.stops import end_of
 
-__all__ = ["close_segment", "count_death", "end_if_complete", "error_of", "note_error"]
+__all__ = [
+    "begin_anew",
+    "close_segment",
+    "count_death",
+    "end_if_complete",
+    "error_of",
+    "note_error",
+]
 
 _POISON_FAILURES = 3
 _POISON_DEATHS = 4
@@ -67,6 +77,19 @@ def count_death(child: ChildWork, is_early: bool) -> bool:
     poison = f"{child.deaths} replicas in a row died as soon as they got this input"
     child.group.end_child(child, ERROR, error=PoisonRequest(poison))
     return False
+
+
+def begin_anew(child: ChildWork, base: str) -> None:
+    """From the prompt on, under the same adapter on another base; a sibling that has ended keeps
+    what it has."""
+    group = child.group
+    if group.ref.base != base:
+        group.ref = msgspec.structs.replace(group.ref, base=base)
+    child.columns = Chunks(child.columns.k)
+    child.segments = ()
+    child.attempt += 1
+    child.started = child.failures = child.deaths = 0
+    child.refused_by, child.last_error = frozenset(), None
 
 
 def end_if_complete(child: ChildWork, card: ModelCard) -> bool:

@@ -1,5 +1,7 @@
 """The knobs of a fleet client, with their units."""
 
+from typing import Literal
+
 import msgspec
 
 __all__ = ["ClientSettings"]
@@ -22,6 +24,9 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     gone_timeout: float = 60.0
     """Replicas are there, but none has served the revision of a stream for so long: it raises
     RevisionGone. While no replica at all answers, streams wait."""
+    on_revision_gone: Literal["raise", "restart"] = "raise"
+    """``restart``: instead such a sequence begins anew, from its prompt, on the base that is served
+    then; what had arrived of it is dropped."""
     request_timeout: float = 120.0
     """A replica asked over plain HTTP, say to load an adapter, has not answered for so long."""
     straggler_timeout: float = 5.0

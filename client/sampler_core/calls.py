@@ -134,6 +134,15 @@ def respond(group: Group, view: SequenceView, revision: Revision) -> SampleRespo
     return response
 
 
+def _revision_of(child: ChildWork, of_call: Revision) -> Revision:
+    """That of the call, unless its weights went away and what was unfinished began anew."""
+    ref = child.group.ref
+    if ref.base == of_call.base:
+        return of_call
+    last = child.segments[-1].revision if child.segments else None
+    return last or Revision(ref.base, ref.adapter)
+
+
 def _sequence(child: ChildWork, view: SequenceView, revision: Revision) -> SampledSequence:
     columns = child.columns
     reason: StopReason = REASON_OF_FLAG[child.flag]
@@ -150,7 +159,7 @@ def _sequence(child: ChildWork, view: SequenceView, revision: Revision) -> Sampl
         reason,
         ids,
         rows,
-        revision=revision,
+        revision=_revision_of(child, revision),
         segments=child.segments,
         stop_matched=child.matched,
         error=child.error,

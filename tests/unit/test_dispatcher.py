@@ -22,9 +22,12 @@ from sampler_api.errors import (
     UnknownRequest,
 )
 from sampler_api.frames import ABORT, ERROR, HANDED_OVER, LENGTH, RUNNING, STOP, CancelId, Grant
+from sampler_api.revisions import Revision
 from sampler_client.dispatcher import Dispatcher
 from sampler_client.settings import ClientSettings
+from sampler_core.calls import respond
 from sampler_core.groups import Group
+from sampler_core.view import InputView
 
 OTHER_BASE = "sha256:" + "1" * 64
 
@@ -32,7 +35,7 @@ OTHER_BASE = "sha256:" + "1" * 64
 class World:
     """A dispatcher, its replicas, and the groups that have ended."""
 
-    def __init__(self, *names: str, sequences: int = 8, **settings: float) -> None:
+    def __init__(self, *names: str, sequences: int = 8, **settings: float | str) -> None:
         self.woken: list[str] = []
         self.dispatcher = Dispatcher(
             ClientSettings(**settings),  # type: ignore[arg-type]
@@ -859,6 +862,33 @@ def test_a_base_that_nobody_serves_any_more_is_gone_with_what_has_arrived() -> N
     assert world.done == [group]
     assert isinstance(group.children[0].error, RevisionGone)
     assert tokens_of(group) == [4]
+
+
+def test_a_sequence_whose_base_is_gone_begins_anew_where_that_is_asked_for() -> None:
+    world = World("a", gone_timeout=60, on_revision_gone="restart")
+    (group,) = world.submit(3)
+    a = world.replicas["a"]
+    a.take()
+    a.end(0, LENGTH, [4])
+    a.give(1, [5, 6])
+    a.flush()
+    world.dispatcher.move(a.replica, a.disconnect(), is_dead=True)
+    other = world.start("a", 2, base=OTHER_BASE)
+    world.tick(63)
+    said = other.take()
+    assert [ref.base for ref in said.frame.revisions] == [OTHER_BASE]
+    assert [(s.child, s.output) for s in said.asked.values()] == [(1, ()), (2, ())]
+    for handle in said.asked:
+        other.end(handle, LENGTH, [7, 8])
+    other.flush()
+    assert world.done == [group]
+    # What had ended keeps the base that it has.
+    assert [tokens_of(group, child) for child in range(3)] == [[4], [7, 8], [7, 8]]
+    bases = [[s.revision.base for s in c.segments if s.revision] for c in group.children]
+    assert bases == [[BASE], [OTHER_BASE], [OTHER_BASE]]
+    view = InputView({}, group.prompt_ids, None)
+    sequences = respond(group, view, Revision(BASE)).sequences
+    assert [s.revision.base for s in sequences if s.revision] == [BASE, OTHER_BASE, OTHER_BASE]
 
 
 def test_without_any_replica_work_waits() -> None:

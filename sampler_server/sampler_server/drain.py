@@ -40,7 +40,7 @@ class Drain:
         """Set when nothing is left to do but to exit."""
 
     def begin(self, reason: str) -> None:
-        """Refuse new work and let go of the present one; on the loop."""
+        """Let go of the work of sessions, and finish that of plain HTTP; on the loop."""
         if self._task is None:
             log.info("draining: %s", reason)
             self._task = asyncio.create_task(self._run())
@@ -50,7 +50,9 @@ class Drain:
         begun = hub.clock()
         hub.is_draining = True
         await hand_over(hub, self._sessions, settings.hand_over_seconds)
+        # Whoever has not heard of the drain yet is served: such a request asks nobody else.
         await _until(hub, lambda: False, begun + settings.listen_seconds)
+        hub.is_refusing = True
         await _until(hub, lambda: hub.local_running == 0, begun + settings.drain_seconds)
         for stream in list(hub.table.running.values()):
             hub.end_with(stream, Draining("the replica has left before the request was complete"))

@@ -53,6 +53,9 @@ class Hub:
         self.counters = Counters()
         self.tokenizer: ServedTokenizer | None = None
         self.is_draining = False
+        """The replica leaves: nothing new for sessions."""
+        self.is_refusing = False
+        """It takes no plain HTTP requests any more either, of which some come late."""
         self.expected_length = 256.0
         """Running mean of output lengths, for credits."""
         self.local_running = 0

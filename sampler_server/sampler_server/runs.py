@@ -50,7 +50,7 @@ def run(
     Raises InvalidRequest, Unsupported, BaseMismatch, Draining, Busy before anything runs;
     errors of the engine come as pieces.
     """
-    if hub.is_draining:
+    if hub.is_refusing:
         raise Draining("the replica is draining; ask another one")
     if hub.local_running + len(seeds) > max(_LOCAL_PER_SLOT * hub.info.slots, len(seeds)):
         raise Busy(f"{hub.local_running} sequences are already running or waiting here")

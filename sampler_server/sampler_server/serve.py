@@ -185,7 +185,7 @@ class _Process:
             end.cancel()
         if hub.engine_error is not None and not drain.finished.is_set():
             self._is_live = False
-            hub.is_draining = True
+            hub.is_draining = hub.is_refusing = True
             await asyncio.sleep(_TELL_SECONDS)
             raise hub.engine_error
 

@@ -69,7 +69,8 @@ class ServeSettings:
     drain_seconds: float = 30.0
     """Plain-HTTP requests may run this long after a drain began."""
     listen_seconds: float = 5.0
-    """The listener stays open at least this long after a drain began."""
+    """The listener stays open at least this long after a drain began; plain-HTTP requests that
+    come meanwhile are served."""
     hand_over_seconds: float = 3.0
     stall_seconds: float = 10.0
     max_frame_bytes: int = 64 << 20

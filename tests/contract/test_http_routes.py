@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.proxy import wait_until
 from tests.servers import Server
 
 from sampler_core.seeds import child_seed
@@ -440,6 +441,29 @@ def test_a_drain_lets_a_short_request_finish() -> None:
             next(lines)
             leaving.send(signal.SIGTERM)
             assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_a_request_that_comes_late_is_served_while_the_replica_still_listens() -> None:
+    options = ("--sim-decode-rate", "50", "--listen-seconds", "2")
+    with Server(*options) as leaving, httpx.Client(base_url=leaving.url, timeout=30) as client:
+        body = {"model": "sim", "prompt": [1], "max_tokens": 2000, "stream": True}
+        with client.stream("POST", "/v1/completions", json=body) as running:
+            next(running.iter_lines())
+            leaving.send(signal.SIGTERM)
+            wait_until(lambda: leaving.manage.get("/readyz")[0] == 503, "the drain has begun")
+            late = [{"input_ids": [1]}]
+            params = {"max_tokens": 5}
+            answers = [
+                client.post("/v1/completions", json={**body, "max_tokens": 5, "stream": False}),
+                sample(client, late, sampling_params=params),
+            ]
+            assert [answer.status_code for answer in answers] == [200, 200]
+
+            def is_refused() -> bool:
+                answer = sample(client, late, sampling_params=params)
+                return answer.status_code == 503 and answer.json()["error"]["code"] == "draining"
+
+            wait_until(is_refused, "nobody can have missed it any more")
 
 
 anything = st.recursive(

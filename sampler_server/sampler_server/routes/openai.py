@@ -172,7 +172,7 @@ async def _prepare(
     is_chat: bool,
     declared: Mapping[str, str],
 ) -> _Answer:
-    if hub.is_draining:
+    if hub.is_refusing:
         raise Draining("the replica is draining; ask another one")
     ref = model_ref(hub, body.get("model"), declared)
     wanted = asked(body, is_chat)

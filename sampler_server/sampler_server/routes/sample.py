@@ -74,7 +74,7 @@ async def sample(request: Request) -> Response:
 
 
 async def _answer(hub: Hub, template: ServedTemplate, body: dict[str, Any]) -> dict[str, Any]:
-    if hub.is_draining:
+    if hub.is_refusing:
         raise Draining("the replica is draining; ask another one")
     check_fields(body, _FIELDS)
     if "inputs" not in body:

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv generate check test test-api test-e2e test-slow kube-tools cluster-tools cluster-up \
+.PHONY: help venv generate check test test-api test-e2e fault-matrix test-slow kube-tools cluster-tools cluster-up \
         cluster-down images bench demo constraints clean
 
 # The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
@@ -38,6 +38,9 @@ test-api: $(SETUP) kube-tools ## the tests against a real Kubernetes API server
 
 test-e2e: $(SETUP) ## the tests with pods: a whole Kubernetes here (root), or that of E2E_KUBECONFIG
 	@REQUIRE_TIERS=e2e scripts/run_tiers.sh e2e
+
+fault-matrix: $(SETUP) cluster-tools ## docs/fault-matrix.*: whatever can break in a cluster, under load (root, 40 minutes; ROWS=…)
+	@.venv/bin/python -m tests.faults $(ROWS)
 
 test-slow: $(SETUP) ## the tests that take minutes
 	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900

@@ -1,7 +1,9 @@
 """The operator of a cluster with pods, as `helm install` makes it."""
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from tests.cluster.images import image_name
 from tests.kube_commands import KubeCommands
@@ -12,12 +14,14 @@ __all__ = ["RESTRICTED", "install_operator", "make_restricted"]
 RESTRICTED: Final = "pod-security.kubernetes.io/enforce=restricted"
 
 
-def install_operator(cluster: KubeCommands) -> str:
-    """The chart, with our images; the operator's namespace. Its pod is ready."""
+def install_operator(cluster: KubeCommands, more: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The chart, with our images and ``more`` values; the operator's namespace. Its pod is
+    ready."""
     repository, _, tag = image_name("sampler-operator").rpartition(":")
     values = {
         "image": {"repository": repository, "tag": tag},
-        "images": {"sim": image_name("sampler-sim")},
+        "images": {name: image_name(f"sampler-{name}") for name in ("sim", "torch")},
+        **more,
     }
     cluster.helm(
         *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE),

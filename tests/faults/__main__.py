@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any, Final
 
 from tests.cluster.cluster import Cluster
@@ -22,6 +23,7 @@ from tests.faults.load import CALLS, SAMPLES
 from tests.faults.play import Outcome, failed, played
 from tests.faults.render import rendered
 from tests.faults.rows import CONTROL, ROWS, Row
+from tests.faults.scenarios.devices import give_devices
 from tests.faults.volume import make_claim
 
 _DOCS: Final = Path(__file__).parent.parent.parent / "docs"
@@ -37,12 +39,13 @@ def play_all(rows: list[Row], folder: Path) -> list[Outcome]:
         ledgers = cluster.folder / "ledgers"
         install_operator(cluster)
         make_restricted(cluster, _NAMESPACE)
+        give_devices(cluster)
         make_claim(cluster.client, _NAMESPACE, ledgers)
         for row in rows:
             started = time.monotonic()
             try:
                 outcome = played(row, cluster, _NAMESPACE, ledgers, folder)
-            except (AssertionError, RuntimeError, OSError) as error:
+            except (AssertionError, RuntimeError, OSError, SubprocessError) as error:
                 outcome = failed(row, error)
             outcomes.append(outcome)
             seconds = time.monotonic() - started

@@ -30,13 +30,14 @@ from sampler_client import RemoteSampler, SamplingParams
 from sampler_client.dispatcher import Dispatcher
 from sampler_client.replica import Replica
 
-__all__ = ["CALLS", "SAMPLES", "call_length", "call_prompt"]
+__all__ = ["CALLS", "RUN", "SAMPLES", "call_length", "call_prompt"]
 
 SAMPLES: Final = 4
 CALLS: Final = 32
 _SHORTEST: Final = 120
 _LENGTHS: Final = 240
-_RUN: Final = 1_000_000
+RUN: Final = 1_000_000
+"""Seeds of one client; the calls of client ``n`` have seeds from ``n * RUN`` on."""
 _PROMPT_TOKENS: Final = 24
 
 
@@ -83,7 +84,7 @@ class Load:
     def __init__(self, sampler: RemoteSampler, journal: JournalWriter, run: int) -> None:
         self._sampler = sampler
         self._journal = journal
-        self._next = run * _RUN
+        self._next = run * RUN
         self.is_stopping = False
 
     async def run(self, calls: int) -> None:

@@ -7,7 +7,16 @@ from typing import Any, Final
 
 from tests.faults.goals import Goals
 from tests.faults.load import CALLS
-from tests.faults.scenarios import control_plane, network, nodes, replicas, rollouts
+from tests.faults.scenarios import (
+    control_plane,
+    devices,
+    jobs,
+    network,
+    nodes,
+    replicas,
+    rollouts,
+    upgrades,
+)
 from tests.faults.stage import Stage
 
 __all__ = ["CONTROL", "ROWS", "Row"]
@@ -44,11 +53,16 @@ class Row:
 
 _STALL_SECONDS: Final = 2
 _SILENCE_SECONDS: Final = 8
+_LEASE_SECONDS: Final = 2
 _PLANNED: Final = Goals(stall_s=3, handed_over_s=3, delivered_redone=0, redone=32, continued=1)
 _DEATH: Final = Goals(stall_s=_STALL_SECONDS, redone=32, continued=1)
 _SILENT: Final = Goals(stall_s=_SILENCE_SECONDS, continued=1)
 _UNDISTURBED: Final = Goals(stall_s=_STALL_SECONDS, redone=0, delivered_redone=0)
-_LIMITED: Final = {"resources": {"limits": {"memory": "320Mi"}}, "shmSize": "256Mi"}
+_LIMITED: Final = {"resources": {"limits": {"memory": "256Mi"}}, "shmSize": "250Mi"}
+_ONE_DEVICE: Final = {
+    "replicas": 4,
+    "gpu": {"count": 1, "resourceName": devices.RESOURCE},
+}
 _SPREAD: Final = {
     "topologySpreadConstraints": [
         {
@@ -145,5 +159,57 @@ ROWS: Final = (
         Goals(stall_s=_STALL_SECONDS, continued=1),
         in_tier=True,
     ),
+    Row(
+        "model",
+        "rolling update of the model",
+        rollouts.model_changed,
+        Goals(delivered_redone=0, redone=32, continued=1, may_be_gone=True),
+        settings=("--set", "gone_timeout=5"),
+    ),
+    Row(
+        "model-restart",
+        "rolling update of the model, what is cut begins anew",
+        rollouts.model_changed,
+        Goals(delivered_redone=0, redone=32, continued=1),
+        settings=("--set", "gone_timeout=5", "--set", "on_revision_gone=restart"),
+    ),
+    Row(
+        "client-killed",
+        "the client is killed and another one starts",
+        jobs.killed,
+        Goals(recovery_s=_LEASE_SECONDS + 5),
+        spec={"engine": {"orphanSeconds": _LEASE_SECONDS}},
+        in_tier=True,
+    ),
+    Row(
+        "client-bye",
+        "the client closes its sampler and another one starts",
+        jobs.said_bye,
+        Goals(recovery_s=1),
+        settings=("--bye",),
+    ),
     Row("dns-down", "no DNS for 30 s", control_plane.dns_down, _UNDISTURBED, target="dns"),
+    Row(
+        "gpus-taken",
+        "rolling update with all devices taken",
+        devices.all_taken,
+        _PLANNED,
+        spec=_ONE_DEVICE,
+    ),
+    Row(
+        "gpus-2",
+        "two devices a replica instead of one, with all taken",
+        devices.more_per_pod,
+        _PLANNED,
+        spec=_ONE_DEVICE,
+    ),
+    Row(
+        "gpus-too-many",
+        "more devices a replica than a node has",
+        devices.too_many_per_pod,
+        _PLANNED,
+        spec=_ONE_DEVICE,
+    ),
+    Row("upgrade", "helm upgrade of the operator", upgrades.operator_upgraded, _UNDISTURBED),
+    Row("crd", "upgrade of the CRD", upgrades.crd_upgraded, _UNDISTURBED),
 )

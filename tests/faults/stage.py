@@ -13,7 +13,7 @@ from tests.e2e_fleet import E2eFleet, endpoint_of
 from tests.faults.clients import ClientProcess
 from tests.faults.figures import Evidence, Figures, flow_of, measured, pod_of
 from tests.faults.journal import Ended, Event
-from tests.faults.load import CALLS, SAMPLES
+from tests.faults.load import CALLS, RUN, SAMPLES
 from tests.faults.pods import PodWatch, restarts_of
 from tests.faults.volume import LEDGERS_AT, with_ledgers
 from tests.ledger import read_ledger
@@ -73,7 +73,7 @@ class Stage:
         self.hit: set[str] = set()
         self._ledgers = ledgers
         self._folder = folder
-        self._clients: list[ClientProcess] = []
+        self.clients: list[ClientProcess] = []
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -145,14 +145,14 @@ class Stage:
         config = self.cluster.admin_kubeconfig
         client = ClientProcess(module, at, journal, *words, kubeconfig=config, resolver=resolver)
         self._ends.push(client)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     @property
     def events(self) -> list[Event]:
         """Of all clients, by time of writing."""
-        events = [event for client in self._clients for event in client.events]
-        return events if len(self._clients) == 1 else sorted(events, key=lambda each: each.at)
+        events = [event for client in self.clients for event in client.events]
+        return events if len(self.clients) == 1 else sorted(events, key=lambda each: each.at)
 
     def wait_in_flight(self, calls: int = CALLS) -> None:
         """Until most sequences of that many calls have begun to arrive, and some have ended."""
@@ -163,6 +163,14 @@ class Stage:
             return has_ended and len(self.running()) >= wanted
 
         self.wait(are_in_flight, f"{wanted} sequences are in flight")
+
+    def wait_in_flight_of(self, run: int) -> None:
+        """Until sequences of the second or a later client have begun to arrive."""
+
+        def have_begun() -> bool:
+            return sum(seed // RUN == run for seed, _ in self.running()) >= CALLS * SAMPLES // 2
+
+        self.wait(have_begun, f"sequences of client {run} are in flight")
 
     def running(self) -> dict[tuple[int, int], str]:
         """Sequences that are under way now, and who makes them."""
@@ -223,14 +231,9 @@ class Stage:
         """Let the clients have what they asked for, and measure. ``is_planned``: replicas were
         told to leave, and hand over."""
         assert self.fault_at is not None, "the row has no fault"
-        asked_before = {
-            key for key, flow in flow_of(self.events).items() if flow.asked_at < self.fault_at
-        }
-        if self.abandoned_at is None:
-            self.wait(lambda: self._have_ended(asked_before), "what was in flight has ended", 90)
-        for client in self._clients:
+        for client in self.clients:
             client.stop()
-        for client in self._clients:
+        for client in self.clients:
             client.wait()
         return measured(
             Evidence(
@@ -243,10 +246,6 @@ class Stage:
                 self.abandoned_at,
             )
         )
-
-    def _have_ended(self, keys: Collection[tuple[int, int]]) -> bool:
-        ended = {event.seed for event in self.events if isinstance(event, Ended)}
-        return all(seed in ended for seed, _ in keys)
 
     @property
     def recovery_s(self) -> float | None:

@@ -1,7 +1,7 @@
 """The fleet changes: another template, another number of replicas."""
 
 import signal
-from typing import Any
+from typing import Any, Final
 
 from tests.apiserver_client import Object
 from tests.cluster.images import image_name
@@ -9,19 +9,30 @@ from tests.faults.pods import ending_of, restarts_of
 from tests.faults.stage import Stage
 from tests.rendered_chart import NAMESPACE
 
-__all__ = ["argument_changed", "image_changed", "operator_killed", "scaled"]
+from sampler_server.engines.sim import base_digest
+
+__all__ = [
+    "argument_changed",
+    "image_changed",
+    "model_changed",
+    "operator_killed",
+    "rolled_out",
+    "scaled",
+]
+
+_OTHER_MODEL: Final = "policy-2"
 
 
 def argument_changed(stage: Stage) -> str:
     """Another argument of the engine."""
-    return _rolled_out(stage, engine={"sim": {"jitter": 0.05}})
+    return rolled_out(stage, engine={"sim": {"jitter": 0.05}})
 
 
 def image_changed(stage: Stage) -> str:
     """Another image, of the same content."""
     other = image_name("sampler-sim") + "-other"
     stage.cluster.tag_image(image_name("sampler-sim"), other)
-    return _rolled_out(stage, image=other)
+    return rolled_out(stage, image=other)
 
 
 def operator_killed(stage: Stage) -> str:
@@ -35,6 +46,12 @@ def operator_killed(stage: Stage) -> str:
     stage.wait(lambda: restarts_of(_operator(stage)) > restarts_of(operator), "it has restarted")
     told = f"operator: {ending_of(_operator(stage))}"
     return f"{told}; {_all_replaced(stage, before)}"
+
+
+def model_changed(stage: Stage) -> str:
+    """Another model: calls of the old one end on it, or are told that it is gone."""
+    stage.bases.append(base_digest(_OTHER_MODEL))
+    return rolled_out(stage, model={"uri": f"sim://{_OTHER_MODEL}"})
 
 
 def scaled(stage: Stage) -> str:
@@ -53,7 +70,8 @@ def _scale(stage: Stage, number: int) -> None:
     stage.spec = {**stage.spec, "replicas": number}
 
 
-def _rolled_out(stage: Stage, **changes: Any) -> str:
+def rolled_out(stage: Stage, **changes: Any) -> str:
+    """Change the spec; returns when all replicas are of the new one."""
     before = _names(stage.pods.pods)
     stage.strike()
     stage.change(**changes)

@@ -267,7 +267,8 @@ def _typed(url: str, error: Exception) -> SamplerError:
         text = error.response.body.decode(errors="replace")[:200] if error.response.body else ""
         if status == 401:
             return Unauthorized(
-                f"{url}: the token is missing or wrong; token= must be in the server's token file"
+                f"{url}: the token is missing or wrong; token= (or SAMPLER_TOKEN) must be in the"
+                " server's token file: on a cluster, the Secret of the fleet's spec.auth"
             )
         if status == 403:
             return Forbidden(

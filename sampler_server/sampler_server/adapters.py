@@ -254,7 +254,8 @@ class AdapterStore:
         """The directory and its files, resolved and below a root."""
         if not self._roots:
             raise AdapterMissing(
-                f"{path}: this replica reads no directories; serve with an --adapter-root above it",
+                f"{path}: this replica reads no directories; serve with an --adapter-root above it:"
+                " on a cluster, a volume of the fleet's spec.lora.volumes",
                 "adapter_path",
             )
         directory = resolve_below(Path(path), self._roots)

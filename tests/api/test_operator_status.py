@@ -111,7 +111,7 @@ AFFLICTIONS: Final[dict[str, Affliction]] = {
         ),
         "ImagePull",
         "0 of 1 replicas ready; replica POD: image ghcr.io/a/b:1 cannot be pulled: failed to pull"
-        ".*: i/o timeout",
+        ".*: i/o timeout; check spec.image, and whether nodes reach its registry",
     ),
     "there is no such image": Affliction(
         image_fault(

@@ -101,7 +101,7 @@ CONTAINERS = [
         ),
         Reason.IMAGE_PULL,
         Gravity.HEALING,
-        "image acme/sampler:9 cannot be pulled: failed to pull and unpack image",
+        " timeout; check spec.image, and whether nodes reach its registry",
         id="a registry that does not answer may come back",
     ),
     pytest.param(
@@ -456,7 +456,8 @@ PLACES = [
         (),
         None,
         (Reason.VOLUME_UNBOUND, Gravity.HEALING),
-        "a PersistentVolumeClaim has no volume yet; see kubectl describe pvc in namespace rl",
+        "a PersistentVolumeClaim has no volume yet; give it a storageClassName if the cluster has"
+        " no default StorageClass, see kubectl describe pvc in namespace rl",
         id="a claim without a volume is no matter of nodes",
     ),
     pytest.param(

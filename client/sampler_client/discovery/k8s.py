@@ -59,6 +59,11 @@ class K8sDiscovery:
         self._service = f"{self._name.name}{REPLICAS_SUFFIX}"
         self.fleet = str(self._name)
         self.certificate_name = f"{self._service}.{self._name.namespace}.svc"
+        namespace, name = self._name.namespace, self._name.name
+        self._nobody = (
+            f"no replica of Service {self._service} is ready:"
+            f" `kubectl get sd {name} --namespace={namespace} -o wide` says why"
+        )
         self._records = AddressRecords(
             self.certificate_name, DATA_PORT, is_encrypted=is_encrypted, resolve=resolve
         )
@@ -150,7 +155,7 @@ class K8sDiscovery:
             log.info("%s: found %d endpoints by EndpointSlices", self._name, len(found))
         self._has_listed = True
         self._records.problem = ""
-        self._problem = "" if found else f"no replica of Service {self._service} is ready"
+        self._problem = "" if found else self._nobody
         return found
 
     def _note(self, problem: str) -> None:

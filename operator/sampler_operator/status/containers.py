@@ -94,6 +94,7 @@ def _image_fault(reason: str, message: str, sd: SamplerDeployment) -> _Told:
         return Reason.IMAGE_PULL, f"{said}; check spec.image and imagePullSecrets", Gravity.STUCK
     if any(part in text for part in _ABSENT_IMAGE):
         return Reason.IMAGE_PULL, f"{said}; check spec.image", Gravity.STUCK
+    said += "; check spec.image, and whether nodes reach its registry"
     return Reason.IMAGE_PULL, said, Gravity.HEALING
 
 

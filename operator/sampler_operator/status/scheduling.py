@@ -64,8 +64,9 @@ def _claim_fault(pod: PodView, text: str, namespace: str) -> Fault | None:
         return Fault(Reason.VOLUME_UNBOUND, said, Gravity.STUCK, pod.name)
     if _UNBOUND.search(text):
         said = (
-            "a PersistentVolumeClaim has no volume yet; see kubectl describe pvc in namespace"
-            f" {namespace} ({text})"
+            "a PersistentVolumeClaim has no volume yet; give it a storageClassName if the cluster"
+            f" has no default StorageClass, see kubectl describe pvc in namespace {namespace}"
+            f" ({text})"
         )
         return Fault(Reason.VOLUME_UNBOUND, said, pod=pod.name)
     return None

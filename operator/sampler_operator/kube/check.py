@@ -36,8 +36,10 @@ async def require_crd(api: KubeApi, namespaces: Iterable[str]) -> None:
                 " part of the chart and of manifests/install.yaml)"
             ) from None
         except Denied as error:
-            hint = "" if namespace else "; with rights in single namespaces use --namespace"
-            raise Denied(f"{error.message}{hint}") from None
+            hint = "install the chart's roles (rbac.create)"
+            if not namespace:
+                hint += ", or with rights in single namespaces use --namespace"
+            raise Denied(f"{error.message}; {hint}") from None
 
 
 async def check(api: KubeApi, namespaces: tuple[str, ...]) -> Checked:

@@ -38,6 +38,7 @@ from .backlog import Backlog, Item
 from .balancer import Order, pick
 from .endings import begin_anew, close_segment, count_death, end_if_complete, error_of, note_error
 from .leftovers import Leftovers, attempt_of
+from .meeting import UNBOUNDED, Meeting
 from .placement import Takers
 from .quarantine import Quarantine, is_suspect
 from .replica import Replica
@@ -64,6 +65,7 @@ class Dispatcher:
         self._backlog = Backlog()
         self._quarantine = Quarantine()
         self._takers = Takers()
+        self._meeting = Meeting()
         self._next_seq = 0
         self._expected = _EXPECTED_TOKENS
         self._leftovers = Leftovers()
@@ -124,7 +126,18 @@ class Dispatcher:
             self._takers = Takers(usable)
             # Among them may be one for what nobody could serve before.
             backlog.unpark()
-        takers = self._takers
+        if usable and not self._meeting.is_over:
+            running = sum(len(r.children) for r in usable)
+            share = self._meeting.share(backlog.waiting + running, len(usable), self.ticks)
+            self._give_out(usable, share)
+            if not self._meeting.is_over:
+                return
+        self._give_out(usable, UNBOUNDED)
+
+    def _give_out(self, usable: Sequence[Replica], share: int) -> None:
+        for replica in usable:
+            replica.share = share
+        backlog, takers = self._backlog, self._takers
         total = sum(r.load_tokens for r in usable)
         while usable and (item := backlog.head()) is not None:
             group, children = item
@@ -203,9 +216,20 @@ class Dispatcher:
 
     # -- what connections report -------------------------------------------------------------------
 
+    def expect(self, url: str) -> None:
+        """An endpoint of the fleet is called for the first time."""
+        self._meeting.expect(url)
+
+    def unreachable(self, url: str) -> None:
+        """It does not answer."""
+        if not self._meeting.is_over:
+            self._meeting.met(url)
+            self.pump()
+
     def connected(self, replica: Replica, lost: Sequence[ChildWork]) -> None:
         """A session is open. ``lost`` were in flight on an earlier session of the same
         incarnation."""
+        self._meeting.met(replica.url)
         self.replicas[replica.url] = replica
         replica.is_connected = True
         replica.forget(self._leftovers.take(replica.url, replica.incarnation))
@@ -242,6 +266,7 @@ class Dispatcher:
 
     def forget(self, url: str) -> None:
         """An endpoint has left the fleet."""
+        self._meeting.met(url)
         self.replicas.pop(url, None)
         self._leftovers.forget(url)
         self.pump()
@@ -359,7 +384,8 @@ class Dispatcher:
             self._move_stuck(patience)
         self._fail_gone(self._ticks_of(self.settings.gone_timeout))
         # Not any(): every rest is to be looked at.
-        if [r for r in self.replicas.values() if r.backoff.has_rested(self.ticks)]:
+        rested = [r for r in self.replicas.values() if r.backoff.has_rested(self.ticks)]
+        if rested or not self._meeting.is_over:
             self.pump()
         return silent
 

@@ -22,6 +22,7 @@ from sampler_core.groups import ChildWork, Group
 
 from .backoff import Backoff
 from .balancer import salt_of
+from .meeting import UNBOUNDED
 
 __all__ = ["Replica"]
 
@@ -57,6 +58,8 @@ class Replica:
         self.inflight_tokens = 0
         self.load_tokens = 0
         self._free: list[int] = []
+        self.share = UNBOUNDED
+        """Sequences that it may have while others are met for the first time."""
         self._dropped: set[int] = set()
         self._freed: list[int] = []
         """Free once the next frame is made, which still cancels what they stood for."""
@@ -117,6 +120,7 @@ class Replica:
         grant = self.grant
         return (
             len(self.children) + sequences <= grant.sequences
+            and len(self.children) + sequences <= self.share
             and self.inflight_tokens + tokens <= grant.tokens
             and self._bytes < min(_MAX_PENDING_BYTES, self.hello.max_frame_bytes // 4)
         )

@@ -201,6 +201,7 @@ class Worker:
         self._siblings = {url: ports for url, ports in self._siblings.items() if url in wanted}
 
     def _connect(self, endpoint: Endpoint) -> tuple[Connection, asyncio.Task[None]]:
+        self.dispatcher.expect(endpoint.url)
         connection = Connection(
             endpoint,
             self.client,
@@ -289,6 +290,7 @@ class Worker:
             is_refusal = type(error) is FleetError
             log.log(logging.WARNING if is_refusal else logging.INFO, "%s", error)
         self._refusals[url] = error
+        self.dispatcher.unreachable(url)
         if self.card is None and isinstance(error, _HOPELESS):
             self._judge_refusals()
 

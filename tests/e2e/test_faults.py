@@ -10,11 +10,12 @@ from tests.faults.rows import ROWS, Row
 from tests.faults.volume import make_claim
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ledgers(own_cluster: Cluster, restricted: str) -> Path:
     """The folder of this machine to which replicas write down what they make."""
     folder = own_cluster.folder / "ledgers"
-    make_claim(own_cluster.client, restricted, folder)
+    if not folder.exists():
+        make_claim(own_cluster.client, restricted, folder)
     return folder
 
 

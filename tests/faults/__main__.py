@@ -1,8 +1,9 @@
 """The fault matrix: ``python -m tests.faults [ROW…]`` plays rows, all of them by default.
 
-They share one cluster of two nodes, made for them; each has a fleet of its own. All rows together
-write docs/fault-matrix.json and docs/fault-matrix.md, whatever they have shown; the exit code is 1
-when one has failed. Chosen rows are printed only, after the control.
+They share one cluster of two nodes, made for them; each has a fleet of its own. The first row is
+always the control, in which nothing happens. The rows that were played take the place of their
+former selves in docs/fault-matrix.json and docs/fault-matrix.md, whatever they have shown; the exit
+code is 1 when one has failed.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 from subprocess import SubprocessError
-from typing import Any, Final
+from typing import Final
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.images import build
 from tests.e2e_operator import install_operator, make_restricted
-from tests.faults.load import CALLS, SAMPLES
+from tests.faults.matrix import renewed
 from tests.faults.play import Outcome, failed, played
 from tests.faults.render import rendered
 from tests.faults.rows import CONTROL, ROWS, Row
@@ -32,8 +33,8 @@ _NAMESPACE: Final = "faults"
 
 
 def play_all(rows: list[Row], folder: Path) -> list[Outcome]:
-    """Each on its own fleet, one after another."""
-    outcomes = []
+    """Each on its own fleet, one after another. What is known is written after each of them."""
+    outcomes: list[Outcome] = []
     archives = [build(image).archive for image in ("sampler-operator", "sampler-sim")]
     with Cluster(_NODES, archives) as cluster:
         ledgers = cluster.folder / "ledgers"
@@ -50,18 +51,24 @@ def play_all(rows: list[Row], folder: Path) -> list[Outcome]:
             outcomes.append(outcome)
             seconds = time.monotonic() - started
             print(f"{row.name} ({seconds:.0f} s): {json.dumps(outcome.as_json())}", flush=True)
+            _write(outcomes)
             assert not cluster.fallen, cluster.fallen
     return outcomes
 
 
-def _matrix(outcomes: list[Outcome]) -> dict[str, Any]:
+def _machine() -> str:
     cores = len(os.sched_getaffinity(0))
-    return {
-        "machine": f"{_NODES} nodes on one machine of {cores} cores ({platform.machine()})",
-        "calls": CALLS,
-        "samples": SAMPLES,
-        "rows": [outcome.as_json() for outcome in outcomes],
-    }
+    return f"{_NODES} nodes on one machine of {cores} cores ({platform.machine()})"
+
+
+def _write(outcomes: list[Outcome]) -> None:
+    """Renew the rows that were played."""
+    path = _DOCS / "fault-matrix.json"
+    former = json.loads(path.read_text()) if path.exists() else {}
+    names = [row.name for row in ROWS]
+    matrix = renewed(former, [each.as_json() for each in outcomes], names, _machine())
+    path.write_text(json.dumps(matrix, indent=1, ensure_ascii=False) + "\n")
+    path.with_suffix(".md").write_text(rendered(matrix))
 
 
 def main() -> int:
@@ -77,11 +84,6 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="sampler-faults-"))
     print(f"journals and logs of clients are in {folder}", flush=True)
     outcomes = play_all(chosen, folder)
-    matrix = _matrix(outcomes)
-    if not words.rows:
-        (_DOCS / "fault-matrix.json").write_text(json.dumps(matrix, indent=1) + "\n")
-        (_DOCS / "fault-matrix.md").write_text(rendered(matrix))
-    print(rendered(matrix))
     return int(any(outcome.verdict.failures for outcome in outcomes))
 
 

@@ -165,7 +165,11 @@ def measured(evidence: Evidence) -> Figures:
     return Figures(
         requests=len(flows),
         in_flight_at_fault=len(in_flight),
-        continued=sum(len(sequences[key].spans) > 1 for key in in_flight & sequences.keys()),
+        continued=sum(
+            len(sequence.spans) > 1
+            for (seed, _), sequence in sequences.items()
+            if answers[seed].at > at
+        ),
         lost=len(found.lost),
         duplicated=len(found.duplicated),
         wrong_tokens=len(found.wrong_tokens),

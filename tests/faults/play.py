@@ -1,6 +1,7 @@
 """One row, from its fleet to its verdict."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ class Outcome:
     recovery_s: float | None
     observed: str
     verdict: Verdict
+    date: str
 
     def as_json(self) -> dict[str, Any]:
         """An entry of docs/fault-matrix.json."""
         figures = msgspec.structs.asdict(self.figures)
         problems = figures.pop("problems")
         return {
+            "name": self.row.name,
             "scenario": self.row.scenario,
             **figures,
             "recovery_s": self.recovery_s,
@@ -36,6 +39,7 @@ class Outcome:
             "verdict": self.verdict.word,
             "failures": [*self.verdict.failures, *problems[:3]],
             "slow": list(self.verdict.slow),
+            "date": self.date,
         }
 
 
@@ -49,10 +53,14 @@ def played(row: Row, cluster: Cluster, namespace: str, ledgers: Path, folder: Pa
         observed = row.fault(stage)
         figures = stage.finish(row.is_planned)
         verdict = judged(row.goals, figures, stage.recovery_s, observed)
-        return Outcome(row, figures, stage.recovery_s, observed, verdict)
+        return Outcome(row, figures, stage.recovery_s, observed, verdict, _today())
 
 
 def failed(row: Row, error: Exception) -> Outcome:
     """Of a row that did not come to its end: there are no figures."""
     told = f"{type(error).__name__}: {error}"
-    return Outcome(row, Figures(), None, "", Verdict((told,)))
+    return Outcome(row, Figures(), None, "", Verdict((told,)), _today())
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

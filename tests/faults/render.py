@@ -13,7 +13,8 @@ hand. [cluster-tests.md](cluster-tests.md) says what the columns mean and how a 
 
 While each of these things happened, a client sampled without end: {calls} calls of {samples}
 sequences at a time, with logprobs. What it got was compared with what the replicas had written down
-token by token. {verdict}
+token by token. {verdict} Beside the longest stall stands that of the control, in which nothing
+happened, of the same run.
 """
 _COLUMNS = (
     ("what happens", "scenario"),
@@ -26,6 +27,7 @@ _COLUMNS = (
     ("gone", "revision_gone"),
     ("redone", "tokens_redone_max"),
     ("longest stall", "longest_stall_s"),
+    ("of control", "control_stall_s"),
     ("handed over", "handed_over_s"),
     ("recovered", "recovery_s"),
     ("HTTP", "http"),
@@ -82,7 +84,7 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
                 return ""
             bad = row["http_refused"] + row["http_cut"]
             return f"{row['http_streams'] - bad} of {row['http_streams']}"
-        case "longest_stall_s" | "handed_over_s" | "recovery_s":
+        case "longest_stall_s" | "control_stall_s" | "handed_over_s" | "recovery_s":
             return "" if row[name] is None else f"{row[name]:.1f} s"
         case "verdict":
             return f"**{row[name]}**" if row[name] == "failed" else str(row[name])

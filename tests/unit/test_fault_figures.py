@@ -85,6 +85,10 @@ def test_sequences_that_went_on_elsewhere_are_in_flight_and_continued() -> None:
     assert found.problems == ()
 
 
+def test_what_moved_before_the_fault_is_not_continued_by_it() -> None:
+    assert measured(replace(EVIDENCE, fault_at=12.0)).continued == 0
+
+
 def test_tokens_that_died_with_their_replica_are_redone_and_no_delivered_ones() -> None:
     found = measured(EVIDENCE)
     assert (found.tokens_redone_max, found.delivered_redone_max) == (2, 0)

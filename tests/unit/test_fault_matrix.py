@@ -1,5 +1,6 @@
 """What a fault row must reach, and the page that is made of all rows."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.faults.figures import Figures
 from tests.faults.goals import Goals, judged
 from tests.faults.journal import Arrived, Asked, JournalReader, JournalWriter, decode_events
 from tests.faults.load import call_length, call_prompt, seed_of_prompt
+from tests.faults.matrix import renewed
 from tests.faults.render import rendered
 from tests.faults.rows import CONTROL, ROWS
 
@@ -93,7 +95,14 @@ def test_rows_have_names_of_fleets_and_a_control_is_among_them() -> None:
 def row(**changes: Any) -> dict[str, Any]:
     figures = msgspec.structs.asdict(GOOD)
     figures.pop("problems")
-    told = {"verdict": "ok", "failures": [], "slow": [], "fault_observed": "exit code 137"}
+    told = {
+        "name": "killed",
+        "control_stall_s": 0.34,
+        "verdict": "ok",
+        "failures": [],
+        "slow": [],
+        "fault_observed": "exit code 137",
+    }
     return {"scenario": "SIGKILL to a pod", **figures, "recovery_s": 9.04, **told, **changes}
 
 
@@ -104,7 +113,7 @@ def page(*rows: dict[str, Any]) -> str:
 def test_the_page_has_a_line_for_each_row() -> None:
     text = page(row(), row(scenario="a pod is deleted", http_streams=60))
     [killed] = [line for line in text.splitlines() if line.startswith("| SIGKILL to a pod | 200")]
-    assert killed.endswith("| 32 | 2.0 s | 3.0 s | 9.0 s |  | ok |")
+    assert killed.endswith("| 32 | 2.0 s | 0.3 s | 3.0 s | 9.0 s |  | ok |")
     assert "| a pod is deleted | exit code 137 |" in text
     assert "| 60 of 60 | ok |" in text
     assert "2 of 2 rows are at their goals." in text
@@ -115,6 +124,29 @@ def test_the_page_says_plainly_what_has_failed() -> None:
     text = page(row(), row(scenario="x", verdict="failed", failures=["lost: 1, the goal is 0"]))
     assert "1 of 2 rows are at their goals, **1 have failed**." in text
     assert "- x: lost: 1, the goal is 0" in text
+
+
+def test_rows_that_were_played_take_the_place_of_their_former_selves() -> None:
+    order = ["control", "killed", "deleted"]
+    former = renewed({}, [row(name="control"), row(name="killed"), row(name="gone")], order, "x")
+    again = [row(name="control", longest_stall_s=0.5), row(name="deleted")]
+    now = renewed(former, again, order, "y")
+    assert [each["name"] for each in now["rows"]] == order
+    assert [each["control_stall_s"] for each in now["rows"]] == [0.5, 2.0, 0.5]
+    assert now["machine"] == "y"
+    other_form = {**former, "form": 0}
+    assert [each["name"] for each in renewed(other_form, again, order, "y")["rows"]] == [
+        "control",
+        "deleted",
+    ]
+
+
+def test_the_page_in_docs_is_made_of_the_rows_beside_it() -> None:
+    docs = Path(__file__).parent.parent.parent / "docs"
+    matrix = json.loads((docs / "fault-matrix.json").read_text())
+    assert (docs / "fault-matrix.md").read_text() == rendered(matrix)
+    scenarios = {each.name: each.scenario for each in ROWS}
+    assert {each["name"]: each["scenario"] for each in matrix["rows"]}.items() <= scenarios.items()
 
 
 def test_a_journal_is_read_while_it_is_written_and_torn_lines_are_left_out(tmp_path: Path) -> None:

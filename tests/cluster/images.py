@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tests.cluster.base_images import BASE_IMAGE, base_archive
+from tests.cluster.hollow_wheels import hollow_wheels
 
 __all__ = ["IMAGES", "Built", "build", "image_name"]
 
@@ -53,17 +54,23 @@ _FILES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A Dockerfile with its arguments."""
+    """A Dockerfile with its arguments. ``is_hollow``: CUDA, which nodes without GPUs never call, is
+    that of ``hollow_wheels``."""
 
     dockerfile: str
     arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    is_hollow: bool = False
 
 
 IMAGES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
         "sampler-operator": Recipe("operator/Dockerfile"),
         "sampler-sim": Recipe("sampler_server/Dockerfile", {"EXTRA": "server"}),
-        "sampler-torch": Recipe("sampler_server/Dockerfile", {"EXTRA": "server,torch"}),
+        "sampler-torch": Recipe(
+            "sampler_server/Dockerfile", {"EXTRA": "server,torch"}, is_hollow=True
+        ),
+        # What a training job has of ours.
+        "sampler-job": Recipe("sampler_server/Dockerfile", {"EXTRA": "k8s"}),
     }
 )
 
@@ -92,7 +99,8 @@ def build(image: str) -> Built:
         if not archive.exists():
             _pull_base(base)
             words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-            with _package_index() as mounts:
+            own = [_hollow()] if recipe.is_hollow else []
+            with _package_index(own) as mounts:
                 _buildah(
                     *("bud", "--isolation", "chroot", "--pull-never", "--layers", "--quiet"),
                     *(*words, *mounts, "--file", str(_ROOT / recipe.dockerfile), "--tag", name),
@@ -108,7 +116,7 @@ def build(image: str) -> Built:
 
 def _key(recipe: Recipe, name: str, arguments: Mapping[str, str], base: Path) -> str:
     """Of all that the image is made of."""
-    told = json.dumps([name, dict(arguments), base.name])
+    told = json.dumps([name, dict(arguments), base.name, recipe.is_hollow])
     files = [_ROOT / recipe.dockerfile, *(_ROOT / each for each in _FILES)]
     for folder in _FOLDERS:
         files += (path for path in (_ROOT / folder).rglob("*") if path.is_file())
@@ -139,10 +147,16 @@ def _buildah(*words: str) -> str:
     return done.stdout
 
 
+def _hollow() -> str:
+    folder = _FOLDER / "hollow-wheels"
+    hollow_wheels(folder)
+    return str(folder)
+
+
 @contextmanager
-def _package_index() -> Iterator[list[str]]:
-    """Options that tell pip in the build what it is told on this machine, and keep it out of the
-    image."""
+def _package_index(own: list[str]) -> Iterator[list[str]]:
+    """Options that tell pip in the build what it is told on this machine, keep it out of the image,
+    and let it find the wheels of the folders ``own``."""
     listed = subprocess.run(
         (str(_PIP), "-m", "pip", "--disable-pip-version-check", "config", "list"),
         capture_output=True,
@@ -156,6 +170,9 @@ def _package_index() -> Iterator[list[str]]:
     authority = told.pop("cert", os.environ.get("SSL_CERT_FILE", trusted))
     folders = [each for each in told.get("find-links", "").split() if Path(each).is_dir()]
     settings = {"cert": trusted, **{name: told[name] for name in _HANDED_ON if name in told}}
+    if own:
+        settings["find-links"] = " ".join((*settings.get("find-links", "").split(), *own))
+        folders += own
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
         print(
             "[global]",
@@ -186,7 +203,7 @@ def _version() -> str:
 
 
 def _main(names: list[str]) -> None:
-    for name in names or ["sampler-operator", "sampler-sim"]:
+    for name in names or IMAGES:
         started = time.monotonic()
         built = build(name)
         seconds = time.monotonic() - started

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from tests.kube_commands import KubeCommands
+from tests.spec_cases import changed
 
 from sampler_api.names import DATA_PORT
 
@@ -24,17 +26,39 @@ class E2eFleet:
         self.namespace = namespace
         self.name = name
 
-    def apply(self, example: str) -> None:
-        """`kubectl apply -f manifests/examples/EXAMPLE`."""
-        self._kubectl("apply", "-f", str(_EXAMPLES / example))
+    def apply(self, example: str, patch: Object | None = None) -> None:
+        """`kubectl apply -f manifests/examples/EXAMPLE`; with ``patch``, which changes its spec,
+        under the name of this fleet."""
+        if patch is None:
+            self._kubectl("apply", "-f", str(_EXAMPLES / example))
+            return
+        made: Object = yaml.safe_load((_EXAMPLES / example).read_text())
+        made["metadata"]["name"] = self.name
+        made["spec"] = changed(made["spec"], patch)
+        self.apply_object(made)
 
-    def wait_up_to_date(self) -> None:
+    def apply_object(self, made: Object) -> None:
+        """`kubectl apply` of any object of the fleet's namespace."""
+        self._kubectl("apply", "-f", "-", text=json.dumps(made))
+
+    def delete(self) -> None:
+        """`kubectl delete sd`; returns at once."""
+        self._kubectl("delete", "sd", self.name, "--wait=false")
+
+    def get(self) -> Object:
+        """The SamplerDeployment."""
+        made: Object = json.loads(self._kubectl("get", "sd", self.name, "--output=json"))
+        return made
+
+    def condition(self, kind: str) -> Object:
+        """A condition of its status; empty before there is one."""
+        conditions: list[Object] = self.get().get("status", {}).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def wait_up_to_date(self, seconds: float = _WAIT_SECONDS) -> None:
         """What the documentation waits with: all replicas are of the newest spec, and ready."""
-        self._kubectl(
-            *("wait", f"sd/{self.name}", "--for=condition=UpToDate"),
-            f"--timeout={_WAIT_SECONDS}s",
-            seconds=_WAIT_SECONDS + 10,
-        )
+        wait = ("wait", f"sd/{self.name}", "--for=condition=UpToDate", f"--timeout={seconds}s")
+        self._kubectl(*wait, seconds=seconds + 10)
 
     def pods(self) -> list[Object]:
         """Of the fleet, those that end among them."""
@@ -61,11 +85,11 @@ class E2eFleet:
 
     def table(self, *words: str) -> str:
         """What `kubectl get sd` prints."""
-        return self._kubectl("get", "sd", *words)
+        return self._kubectl("get", *(words or ("sd",)))
 
-    def _kubectl(self, *words: str, seconds: float = 50) -> str:
-        done = self.cluster.kubectl("--namespace", self.namespace, *words, seconds=seconds)
-        return done.stdout
+    def _kubectl(self, *words: str, text: str | None = None, seconds: float = 50) -> str:
+        where = ("--namespace", self.namespace)
+        return self.cluster.kubectl(*where, *words, input=text, seconds=seconds).stdout
 
 
 def endpoint_of(pod: Object) -> str:

@@ -3,7 +3,6 @@ the cluster of ``E2E_KUBECONFIG``, which has our images (``E2E_REGISTRY``, ``E2E
 pods this machine reaches."""
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,15 +12,16 @@ from typing import Final
 
 import pytest
 from tests.cluster.cluster import Cluster
-from tests.cluster.images import build, image_name
+from tests.cluster.images import build
 from tests.cluster.requirements import missing_for_tier
 from tests.e2e_fleet import E2eFleet
+from tests.e2e_job import JOB_NODE
+from tests.e2e_operator import install_operator, make_restricted
 from tests.kube_commands import KubeCommands
-from tests.rendered_chart import CHART, NAMESPACE, RELEASE
 
 NODES: Final = 2
 _IMAGES: Final = ("sampler-operator", "sampler-sim")
-_RESTRICTED: Final = "pod-security.kubernetes.io/enforce=restricted"
+_JOB_IMAGE: Final = "sampler-job"
 _numbers: Final = itertools.count()
 
 
@@ -42,13 +42,16 @@ def cluster(
         return
     started = time.monotonic()
     images = [build(image) for image in _IMAGES]
+    job = build(_JOB_IMAGE)
     built = time.monotonic()
     with ExitStack() as stack:
         own = stack.enter_context(Cluster(NODES, [image.archive for image in images]))
+        own.import_image(job.archive, [JOB_NODE])
         up = time.monotonic()
         capture = pytestconfig.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
-            sizes = ", ".join(f"{image.name} {image.size / 1e6:.0f} MB" for image in images)
+            listed = [f"{image.name} {image.size / 1e6:.0f} MB" for image in (*images, job)]
+            sizes = ", ".join(listed)
             print(f"images: {sizes}; found current or built in {built - started:.1f} s")
             print(f"cluster: {NODES} nodes with them ready after {up - built:.1f} s")
         yield own
@@ -56,7 +59,7 @@ def cluster(
             pytest.fail(f"{name} has ended by itself:\n{log}", pytrace=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def own_cluster(cluster: KubeCommands) -> Cluster:
     """Of this machine, for tests that break parts of it."""
     if not isinstance(cluster, Cluster):
@@ -67,26 +70,14 @@ def own_cluster(cluster: KubeCommands) -> Cluster:
 @pytest.fixture(scope="session")
 def operator(cluster: KubeCommands) -> str:
     """`helm install` of the chart, with our images: the operator's namespace. Its pod is ready."""
-    repository, _, tag = image_name("sampler-operator").rpartition(":")
-    values = {
-        "image": {"repository": repository, "tag": tag},
-        "images": {"sim": image_name("sampler-sim")},
-    }
-    cluster.helm(
-        *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE),
-        *("--create-namespace", "--values", "-", "--wait", "--timeout", "90s"),
-        input=json.dumps(values),
-        seconds=100,
-    )
-    return NAMESPACE
+    return install_operator(cluster)
 
 
 @pytest.fixture(scope="session")
 def restricted(cluster: KubeCommands, operator: str) -> Iterator[str]:
     """A namespace that refuses pods which are not of the Pod Security standard ``restricted``."""
     name = f"e2e-{os.getpid()}-{next(_numbers)}"
-    cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("label", "namespace", name, _RESTRICTED)
+    make_restricted(cluster, name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 

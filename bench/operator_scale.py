@@ -108,10 +108,15 @@ async def plain_rate(api: KubeApi, manifests: list[Manifest], concurrency: int) 
     async def work() -> None:
         for manifest in todo:
             kind, meta = manifest["kind"], manifest["metadata"]
+            query = {"fieldManager": "plain", "fieldValidation": "Strict"}
+            if kind == "ConfigMap":  # as the operator does
+                path = path_of(CHILDREN[kind], meta["namespace"])
+                await api.call("POST", path, query=query, body=manifest)
+                continue
             await api.call(
                 "PATCH",
                 path_of(CHILDREN[kind], meta["namespace"], meta["name"]),
-                query={"fieldManager": "plain", "force": "true", "fieldValidation": "Strict"},
+                query=query,
                 body=manifest,
                 content_type=APPLY,
             )

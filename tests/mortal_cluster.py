@@ -5,6 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Never, TypeVar
 
+from sampler_operator.claims import AccessModes
 from sampler_operator.kube.cluster import KubeCluster
 from sampler_operator.names import Key, Ref
 from sampler_operator.objects import Manifest, ref_of
@@ -88,6 +89,10 @@ class MortalCluster:
     async def device_room(self, resource: str) -> DeviceRoom | None:
         """See ``ports.Cluster``."""
         return await self._cluster.device_room(resource)
+
+    async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
+        """See ``ports.Cluster``."""
+        return await self._cluster.access_modes(key, claim)
 
     async def _write(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         if self._is_cut:

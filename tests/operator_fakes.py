@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from tests.kube_objects import NOW, ago
 
 from sampler_api.fleet import ReplicaStatus
+from sampler_operator.claims import AccessModes
 from sampler_operator.errors import ClusterError, Missing, Refused, Unreachable
 from sampler_operator.kube.view import KubeView
 from sampler_operator.metrics import OperatorMetrics
@@ -63,6 +64,7 @@ class FakeCluster:
         self.fault: Callable[[str], None] = lambda write: None
         self.warnings: list[Event] | ClusterError = []
         self.room: DeviceRoom | None = None
+        self.modes: dict[str, AccessModes] = {}
         self.reads: list[str] = []
         self._foreign: dict[Ref, Manifest] = {}
         self._pods: dict[str, Manifest] = {}
@@ -167,6 +169,11 @@ class FakeCluster:
         """See ``ports.Cluster``."""
         self.reads.append(f"room {resource}")
         return self.room
+
+    async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
+        """See ``ports.Cluster``."""
+        self.reads.append(f"claim {claim}")
+        return self.modes.get(claim)
 
     # ----------------------------------------------------------------------------------------------
 

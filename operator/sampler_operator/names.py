@@ -15,6 +15,8 @@ SHORT_NAME: Final = "sd"
 FIELD_MANAGER: Final = "sampler-operator"
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_SELECTOR: Final = f"{MANAGED_BY}={FIELD_MANAGER}"
+"""What is ours; asked for of the API server, which keeps everything else from us."""
 FLEET_LABEL: Final = f"{GROUP}/fleet"
 """Name of the SamplerDeployment, on every child and pod; alone it selects the pods."""
 TEMPLATE_HASH_LABEL: Final = "pod-template-hash"

@@ -10,6 +10,7 @@ import msgspec
 
 from sampler_api.fleet import ReplicaStatus
 
+from .claims import AccessModes
 from .names import Key, Ref
 from .objects import Manifest
 from .observed import ChildView, Observed, PodView
@@ -90,6 +91,10 @@ class Cluster(Protocol):
 
     async def device_room(self, resource: str) -> DeviceRoom | None:
         """Room for an extended resource; ``None`` where nodes may not be read."""
+        ...
+
+    async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
+        """How a claim may be mounted; ``None`` when that is not known."""
         ...
 
 

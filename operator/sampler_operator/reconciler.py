@@ -12,6 +12,7 @@ from sampler_api.fleet import AdaptersConfig
 
 from . import names
 from .adapter_plan import adapters_config, recorded
+from .claims import AccessModes, shared_claims
 from .errors import ClusterError, InvalidSpec, Missing
 from .metrics import OperatorMetrics
 from .names import Key
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _STATUS_SECONDS = 1.0
 _TROUBLE_SECONDS = 10.0
 _ROOM_SECONDS = 30.0
+_CLAIM_SECONDS = 60.0
 
 
 class Reconciler:
@@ -55,6 +57,7 @@ class Reconciler:
         self._metrics = metrics
         self._status_written: dict[Key, tuple[int, datetime]] = {}
         self._rooms: dict[str, tuple[datetime, DeviceRoom | None]] = {}
+        self._claims: dict[tuple[str, str], tuple[datetime, AccessModes | None]] = {}
         self._settled: dict[Key, tuple[int | None, int]] = {}
         self._untold: dict[Key, tuple[str, ...]] = {}
 
@@ -84,6 +87,7 @@ class Reconciler:
         reports = self._reporter.reports(key, observed.pods)
         warnings = await self._warnings(key, observed, now)
         room = await self._room(sd, observed, now)
+        modes = await self._modes(key, sd, now)
 
         config = adapters_config(sd, observed.pods, reports, recorded(key, observed))
         plan = planned(sd, observed, config, self._settings)
@@ -101,6 +105,7 @@ class Reconciler:
             reports=reports,
             warnings=warnings,
             room=room,
+            modes=modes,
             failures=failures,
         )
         if config.declared and has_unasked(observed.pods, reports):
@@ -149,6 +154,19 @@ class Reconciler:
         if known is None or (now - known[0]).total_seconds() >= _ROOM_SECONDS:
             known = self._rooms[resource] = now, await self._cluster.device_room(resource)
         return known[1]
+
+    async def _modes(
+        self, key: Key, sd: SamplerDeployment, now: datetime
+    ) -> Mapping[str, AccessModes]:
+        found: dict[str, AccessModes] = {}
+        for claim in shared_claims(sd).values() if sd.spec.replicas > 1 else ():
+            at = key.namespace, claim
+            known = self._claims.get(at)
+            if known is None or (now - known[0]).total_seconds() >= _CLAIM_SECONDS:
+                known = self._claims[at] = now, await self._cluster.access_modes(key, claim)
+            if known[1] is not None:
+                found[claim] = known[1]
+        return found
 
     # -- act ---------------------------------------------------------------------------------------
 

@@ -197,6 +197,11 @@ def test_for_all_namespaces_the_operator_needs_every_right_of_the_chart_and_no_o
         # GPUs that no node has.
         large = LiveFleet(server, namespace, "large")
         large.create({"model": {"uri": "hf://a/b"}, "engine": {"sim": None, "vllm": {}}})
+        # A claim that two replicas share.
+        shared = LiveFleet(server, namespace, "shared")
+        cache = {"volume": {"persistentVolumeClaim": {"claimName": "cache"}}}
+        model = {"uri": "hf://a/b", "cache": cache}
+        shared.create({"model": model, "engine": {"sim": None, "torch": {}}, "replicas": 2})
         # What is not wanted any more goes: also kinds of which today's specs always want one.
         for kind, resource in CHILDREN.items():
             server.client.post(path_of(resource, namespace), orphan(fleet.get(), kind))

@@ -567,3 +567,19 @@ def ends_quiet(fleet: LiveFleet, version: str) -> None:
 
 def passes_of(operator: OperatorProcess) -> float:
     return operator.metrics()['sampler_operator_reconciles_total{result="ok"}']
+
+
+def test_a_claim_of_one_node_that_several_replicas_want_is_told(fleet: LiveFleet) -> None:
+    path = f"/api/v1/namespaces/{fleet.namespace}/persistentvolumeclaims"
+    asked = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    claim = {"metadata": {"name": "models"}, "spec": asked}
+    fleet.client.post(path, claim)
+    cache = {"volume": {"persistentVolumeClaim": {"claimName": "models"}}}
+    model = {"uri": "hf://a/b", "cache": cache}
+    fleet.create({"model": model, "engine": {"sim": None, "torch": {}}, "replicas": 2})
+    fleet.wait(lambda: fleet.condition("VolumesShareable"), "the claim is told")
+    found = fleet.condition("VolumesShareable")
+    assert (found["status"], found["reason"]) == ("False", "ClaimOfOneNode")
+    assert "spec.model.cache.volume: claim models is ReadWriteOnce" in found["message"]
+    fleet.change({"replicas": 1})
+    fleet.wait(lambda: not fleet.condition("VolumesShareable"), "one replica shares with nobody")

@@ -580,3 +580,22 @@ async def test_room_is_asked_for_twice_a_minute(cluster: FakeCluster, start: Sta
     operator.clock.now += timedelta(seconds=30)
     await operator.act()
     assert cluster.reads == ["room nvidia.com/gpu"] * 2
+
+
+async def test_a_claim_of_one_node_is_told_while_several_replicas_want_it(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cache = {"volume": {"persistentVolumeClaim": {"claimName": "cache"}}}
+    engine: Manifest = {"sim": None, "torch": {}}
+    spec = {"model": {"uri": "hf://a/b", "cache": cache}, "engine": engine, "replicas": 2}
+    cluster.put_sd(fleet(spec))
+    cluster.modes = {"cache": ("ReadWriteOnce",)}
+    operator = start()
+    await operator.act()
+    assert conditions(cluster)["VolumesShareable"] == ("False", "ClaimOfOneNode")
+    assert "ClaimOfOneNode" in {event.reason for event in cluster.events}
+    cluster.put_sd(fleet({**spec, "replicas": 1}, generation=2))
+    operator.clock.now += timedelta(seconds=2)
+    await operator.act()
+    assert "VolumesShareable" not in conditions(cluster)
+    assert cluster.reads == ["claim cache"]

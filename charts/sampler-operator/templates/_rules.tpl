@@ -31,6 +31,10 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create, patch]
+# Whether several replicas can share a claim.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 {{- end }}
 
 {{- define "sampler-operator.nodeRules" -}}

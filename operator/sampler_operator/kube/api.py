@@ -5,13 +5,14 @@ is easy to get wrong: kubeconfig and service account, rotated tokens, TLS, conne
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import (
     load_incluster_config,
     load_kube_config,
@@ -23,12 +24,16 @@ from ..errors import ClusterError, Denied, Missing, Refused, Unavailable
 
 __all__ = ["APPLY", "MERGE", "KubeApi"]
 
+_JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 
-_TIMEOUT_SECONDS: Final = 30.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30.0)
+# The API server sends a bookmark about once a minute; without a word for longer it is gone.
+_WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=100.0)
 # More do not make the API server faster, and each costs some 200 KiB for TLS.
 _CONNECTIONS: Final = 16
+_LOST: Final = (TimeoutError, aiohttp.ClientError, OSError)
 _NO_RIGHT: Final = re.compile(r"cannot (\w+) resource")
 # Answers of the admission plugin OwnerReferencesPermissionEnforcement. It may learn of a new kind
 # half a minute late.
@@ -37,12 +42,13 @@ _KIND_UNKNOWN_YET: Final = "cannot find RESTMapping"
 
 
 class KubeApi:
-    """One connection pool to the API server."""
+    """One pool of connections to the API server; with ``connections`` 0 it has no bound, which
+    watches need: each keeps one."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, connections: int = _CONNECTIONS) -> None:
         # False would be 0 attempts to the library, which it never reaches: it asks on for ever.
         configuration.retries = None
-        configuration.connection_pool_maxsize = _CONNECTIONS
+        configuration.connection_pool_maxsize = connections
         # aiohttp would look for a proxy in the environment in two threads for each call; that of
         # the kubeconfig is in force all the same.
         configuration.client_session_kwargs = {"trust_env": False}
@@ -52,7 +58,12 @@ class KubeApi:
         """Calls made so far."""
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
+    async def connect(
+        cls,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        connections: int = _CONNECTIONS,
+    ) -> Self:
         """From a kubeconfig file, else from the pod that this runs in, else from the user's own.
 
         Raises Unavailable when there is none of them.
@@ -62,7 +73,7 @@ class KubeApi:
             if kubeconfig is None and context is None:
                 try:
                     load_incluster_config(client_configuration=configuration)
-                    return cls(configuration)
+                    return cls(configuration, connections)
                 except ConfigException:
                     pass
             await load_kube_config(
@@ -70,7 +81,7 @@ class KubeApi:
             )
         except (ConfigException, OSError) as error:
             raise Unavailable(f"no cluster to talk to: {error}") from None
-        return cls(configuration)
+        return cls(configuration, connections)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -95,25 +106,59 @@ class KubeApi:
         *,
         query: Mapping[str, str] | None = None,
         body: Any = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
     ) -> Any:
         """One call; the decoded answer. Raises ClusterError."""
+        try:
+            response = await self._send(method, path, query, body, content_type, _TIMEOUT)
+            data = await response.read()
+        except _LOST as error:
+            raise _unavailable(method, path, error) from None
+        if response.status >= 400:
+            raise _error(response.status, data, f"{method} {path}")
+        return msgspec.json.decode(data)
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Mapping[str, Any]]:
+        """The events of a watch as they come, until the server ends it. Raises ClusterError."""
+        query = {**query, "watch": "true"}
+        try:
+            response = await self._send("GET", path, query, None, _JSON, _WATCH_TIMEOUT)
+            try:
+                if response.status >= 400:
+                    raise _error(response.status, await response.read(), f"watch {path}")
+                rest = b""
+                async for chunk in response.response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield msgspec.json.decode(line)
+            finally:
+                response.response.close()
+        except (*_LOST, msgspec.DecodeError) as error:
+            raise _unavailable("watch", path, error) from None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        limits: aiohttp.ClientTimeout,
+    ) -> RESTResponse:
         url = self._host + path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": _JSON, "Content-Type": content_type}
         await self._client.update_params_for_auth(
             headers, None, ["BearerToken"], path, method, None
         )
         self.requests += 1
-        try:
-            response = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=_TIMEOUT_SECONDS
-            )
-            data = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from None
-        if response.status >= 400:
-            raise _error(response.status, data, f"{method} {path}")
-        return msgspec.json.decode(data)
+        response: RESTResponse = await self._client.rest_client.request(
+            method, url, headers=headers, body=body, _request_timeout=limits
+        )
+        return response
+
+
+def _unavailable(method: str, path: str, error: Exception) -> Unavailable:
+    return Unavailable(f"{method} {path}: {error or type(error).__name__}")
 
 
 def _error(status: int, data: bytes, call: str) -> ClusterError:

@@ -26,10 +26,8 @@ class Checked(NamedTuple):
 async def require_crd(api: KubeApi, namespaces: Iterable[str]) -> None:
     """Raises Missing without the CRD, and Denied without the right to list."""
     for namespace in tuple(namespaces) or ("",):
-        scope = f"/namespaces/{namespace}" if namespace else ""
-        path = f"{SAMPLER_DEPLOYMENTS.api}{scope}/{SAMPLER_DEPLOYMENTS.plural}"
         try:
-            await api.call("GET", path, query={"limit": "1"})
+            await api.call("GET", SAMPLER_DEPLOYMENTS.path(namespace), query={"limit": "1"})
         except Missing:
             raise Missing(
                 f"the cluster has no {names.PLURAL}.{names.GROUP}: apply the CRD first (it is"

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from .. import names
+from ..claims import AccessModes
 from ..errors import ClusterError, Missing, Refused, Unavailable
 from ..names import Key, Ref
 from ..objects import Manifest, digest_of, ref_of
@@ -14,15 +15,16 @@ from ..ports import DeviceRoom, Event
 from ..quantities import as_number
 from .api import APPLY, MERGE, KubeApi
 from .recorder import EVENTS, EventRecorder
-from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, path_of
+from .resources import CHILDREN, CLAIMS, PODS, SAMPLER_DEPLOYMENTS, path_of
 
 __all__ = ["KubeCluster"]
 
 _CONFLICT: Final = "409"
+_OF_A_WRITE: Final = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
 _WARNINGS: Final = 20
-_MERGED_SILENTLY: Final = frozenset({"ConfigMap"})
-"""Of two managers' objects the API server makes one without a conflict; all other kinds have a
-selector, which only one manager can own."""
+_CREATED: Final = frozenset({"ConfigMap"})
+"""These begin by a plain creation: to apply one would merge it into another's of the same name
+without a conflict. All other kinds have a selector, which only one manager can own."""
 
 
 class KubeCluster:
@@ -48,9 +50,9 @@ class KubeCluster:
         """See ``ports.Cluster``."""
         ref = ref_of(manifest)
         try:
-            if not force and ref.kind in _MERGED_SILENTLY:
-                force = await self._is_ours(manifest)
             try:
+                if not force and ref.kind in _CREATED:
+                    return await self._create_child(manifest)
                 return await self._patch_child(manifest, force)
             except Refused as error:
                 if error.field != _CONFLICT:
@@ -64,12 +66,20 @@ class KubeCluster:
 
     async def _patch_child(self, manifest: Manifest, force: bool) -> ChildView:
         ref, meta = ref_of(manifest), manifest["metadata"]
-        query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
-        if force:
-            query["force"] = "true"
+        query = _OF_A_WRITE | ({"force": "true"} if force else {})
         path = path_of(CHILDREN[ref.kind], meta["namespace"], ref.name)
         answer = await self._api.call("PATCH", path, query=query, body=manifest, content_type=APPLY)
+        return self._taken(manifest, answer)
+
+    def _taken(self, manifest: Manifest, answer: Manifest) -> ChildView:
+        self._applied(str(manifest["kind"]))
         return msgspec.structs.replace(child_view(answer), applied=digest_of(manifest))
+
+    async def _create_child(self, manifest: Manifest) -> ChildView:
+        ref, meta = ref_of(manifest), manifest["metadata"]
+        path = path_of(CHILDREN[ref.kind], meta["namespace"])
+        answer = await self._api.call("POST", path, query=_OF_A_WRITE, body=manifest)
+        return self._taken(manifest, answer)
 
     async def _is_ours(self, manifest: Manifest) -> bool:
         """Whether the object exists and has the same owner. Raises Refused if it has another."""
@@ -153,6 +163,14 @@ class KubeCluster:
             largest = max(largest, has)
             free = max(free, has - taken.get(node["metadata"]["name"], 0))
         return DeviceRoom(largest, free)
+
+    async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
+        """See ``ports.Cluster``."""
+        try:
+            found = await self._api.call("GET", path_of(CLAIMS, key.namespace, claim))
+        except ClusterError:
+            return None
+        return tuple(found["spec"].get("accessModes") or ())
 
 
 def _with_nulls(status: Manifest) -> Manifest:

@@ -11,16 +11,12 @@ from typing import Any, Final
 import kopf
 from kopf import DiffBaseStorage, OperatorRegistry, OperatorSettings, ProgressStorage
 
-from .. import names
 from ..names import Key
-from .resources import CHILDREN, PODS, SAMPLER_DEPLOYMENTS, Resource
+from .resources import SAMPLER_DEPLOYMENTS
 from .view import KubeView
 
-__all__ = ["LABEL_SELECTOR", "operator_settings", "register"]
+__all__ = ["operator_settings", "register"]
 
-LABEL_SELECTOR: Final = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
-
-_LABELLED: Final = frozenset({PODS, *CHILDREN.values()})
 _PAGE: Final = 100
 
 
@@ -76,13 +72,7 @@ def operator_settings(is_namespaced: bool) -> OperatorSettings:
     settings.networking.connect_timeout = 10.0
     settings.networking.error_backoffs = _Backoffs()
     settings.watching.chunk_size = _PAGE
-    settings.watching.label_selectors[_is_labelled] = LABEL_SELECTOR
     return settings
-
-
-def _is_labelled(resource: kopf.Resource) -> bool:
-    """Kinds of which only what carries our label is watched."""
-    return Resource(resource.group, resource.version, resource.plural) in _LABELLED
 
 
 def register(
@@ -102,5 +92,4 @@ def register(
         if event["type"] is None:
             relisted()
 
-    for resource in (SAMPLER_DEPLOYMENTS, PODS, *CHILDREN.values()):
-        kopf.on.event(**resource._asdict(), registry=registry)(changed)
+    kopf.on.event(**SAMPLER_DEPLOYMENTS._asdict(), registry=registry)(changed)

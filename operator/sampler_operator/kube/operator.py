@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from ..errors import OperatorError
 from ..metrics import OperatorMetrics
+from ..names import Key
 from ..plan import BuildSettings
 from ..reconciler import Reconciler
 from ..replica_http import HttpReplicas
@@ -21,9 +22,11 @@ from .api import KubeApi
 from .check import require_crd
 from .cluster import KubeCluster
 from .handlers import operator_settings, register
+from .informer import Informer
 from .login import kubeconfig_login
 from .probes import BEAT_SECONDS, Health
 from .recorder import EventRecorder
+from .resources import CHILDREN, PODS
 from .sweeper import Sweeper
 from .view import KubeView
 
@@ -69,17 +72,19 @@ class KubeOperator:
     async def run(self) -> None:
         """Until ``stop``, SIGTERM or SIGINT. Raises OperatorError when it cannot begin."""
         self.api = await KubeApi.connect(self._config.kubeconfig)
+        self._watching = await KubeApi.connect(self._config.kubeconfig, connections=0)
         replicas = HttpReplicas()
         try:
             while await self._live(replicas):
-                log.warning("a kind has come or gone; watching anew, those that are there")
+                log.warning("the CRD has gone for a moment; watching anew")
                 await asyncio.sleep(_ANEW_SECONDS)
         finally:
             await replicas.close()
+            await self._watching.close()
             await self.api.close()
 
     async def _live(self, replicas: HttpReplicas) -> bool:
-        """Watch and work; whether to begin anew, since other kinds are there now.
+        """Watch and work; whether to begin anew, as the CRD has gone and come.
 
         kopf looks for new kinds when their CRD changes, which may be before they are served.
         """
@@ -87,54 +92,58 @@ class KubeOperator:
         await require_crd(self.api, config.namespaces)
         self.view = KubeView()
         recorder = EventRecorder(self.api, _now, self.metrics)
-        absent: set[str] = set()
-        end = asyncio.Event()
-        must_begin_anew = False
+        enqueue: Callable[[Key], None] = lambda key: self.queue.add(key)  # noqa: E731
+        sweeper = Sweeper(self.api, self.view, enqueue, config.namespaces)
+        informers = [
+            Informer(self._watching, self.view, enqueue, kind, resource, namespace)
+            for kind, resource in {"Pod": PODS, **CHILDREN}.items()
+            for namespace in config.namespaces or ("",)
+        ]
 
         def applied(kind: str) -> None:
-            nonlocal must_begin_anew
-            if kind in absent:
-                must_begin_anew = True
-                end.set()
+            for informer in informers:
+                if informer.kind == kind:
+                    informer.look()
 
-        sweeper = Sweeper(
-            self.api, self.view, lambda key: self.queue.add(key), config.namespaces, absent
-        )
         cluster = self._wrap(KubeCluster(self.api, recorder, applied, sweeper.ask))
-        reporter = Reporter(replicas, lambda key: self.queue.add(key))
+        reporter = Reporter(replicas, enqueue)
         reconciler = Reconciler(self.view, cluster, reporter, self._build, _now, self.metrics)
         self.queue = WorkQueue(reconciler.reconcile, config.workers, self.metrics.passed)
         self.metrics.queue_depth = lambda: len(self.queue)
+        must_begin_anew = False
         try:
-            await self._watch(reporter, recorder, sweeper, end)
+            await self._watch(reporter, recorder, sweeper, informers)
         except* OperatorError as group:
             raise group.exceptions[0] from None
         except* Exception as group:
             if not all(map(_is_kind_gone, group.exceptions)):
                 raise
-            must_begin_anew = True
+            must_begin_anew = not self.stop.is_set()
         finally:
             await reporter.close()
-        return must_begin_anew and not self.stop.is_set()
+        return must_begin_anew
 
     async def _watch(
         self,
         reporter: Reporter,
         recorder: EventRecorder,
         sweeper: Sweeper,
-        end: asyncio.Event,
+        informers: Sequence[Informer],
     ) -> None:
         config = self._config
         registry = kopf.OperatorRegistry()
         register(registry, self.view, self.queue.add, sweeper.ask, self._login)
         async with asyncio.TaskGroup() as group:
             helpers = [
-                group.create_task(sweeper.run()),
-                group.create_task(self._work(sweeper)),
-                group.create_task(recorder.run()),
-                group.create_task(self._resync()),
-                group.create_task(self._tell_health()),
-                group.create_task(self._end_too(end)),
+                group.create_task(helper)
+                for helper in (
+                    sweeper.run(),
+                    *(informer.run() for informer in informers),
+                    self._work([sweeper.done, *(informer.listed for informer in informers)]),
+                    recorder.run(),
+                    self._resync(),
+                    self._tell_health(),
+                )
             ]
 
             @kopf.on.cleanup(registry=registry)
@@ -150,12 +159,13 @@ class KubeOperator:
                 standalone=True,
                 clusterwide=not config.namespaces,
                 namespaces=config.namespaces,
-                stop_flag=end,
+                stop_flag=self.stop,
             )
 
-    async def _work(self, sweeper: Sweeper) -> None:
+    async def _work(self, known: Iterable[asyncio.Event]) -> None:
         """No pass before everything is known: a child that is not seen yet would be made again."""
-        await sweeper.done.wait()
+        for event in known:
+            await event.wait()
         self.ready.set()
         await self.queue.run()
 
@@ -165,10 +175,6 @@ class KubeOperator:
             if found is not None:
                 return found
         return await kubeconfig_login(self.api)
-
-    async def _end_too(self, end: asyncio.Event) -> None:
-        await self.stop.wait()
-        end.set()
 
     async def _resync(self) -> None:
         """Level, not edge: what an event has not told, a look at everything does."""

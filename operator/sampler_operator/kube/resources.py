@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from .. import names
 
-__all__ = ["CHILDREN", "PODS", "SAMPLER_DEPLOYMENTS", "Resource", "path_of"]
+__all__ = ["CHILDREN", "CLAIMS", "PODS", "SAMPLER_DEPLOYMENTS", "Resource", "path_of"]
 
 
 class Resource(NamedTuple):
@@ -19,9 +19,15 @@ class Resource(NamedTuple):
         """The path of its group."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
+    def path(self, namespace: str) -> str:
+        """The path of a namespace's list; of all namespaces, if it is empty."""
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        return f"{self.api}{scope}/{self.plural}"
+
 
 SAMPLER_DEPLOYMENTS: Final = Resource(names.GROUP, names.VERSION, names.PLURAL)
 PODS: Final = Resource("", "v1", "pods")
+CLAIMS: Final = Resource("", "v1", "persistentvolumeclaims")
 
 CHILDREN: Final = {
     "ConfigMap": Resource("", "v1", "configmaps"),
@@ -36,5 +42,4 @@ CHILDREN: Final = {
 
 def path_of(resource: Resource, namespace: str, name: str = "") -> str:
     """The path of an object, or of a namespace's list."""
-    path = f"{resource.api}/namespaces/{namespace}/{resource.plural}"
-    return f"{path}/{name}" if name else path
+    return f"{resource.path(namespace)}/{name}" if name else resource.path(namespace)

@@ -31,6 +31,7 @@ RIGHTS: Final = (
     *_rights(names.GROUP, f"{names.PLURAL}/finalizers", "update"),
     *_rights("", "pods", "list watch patch"),
     *_rights("", "events", "list create patch"),
+    *_rights("", "persistentvolumeclaims", "get"),
     *(
         right
         for child in CHILDREN.values()

@@ -77,6 +77,8 @@ class KubeView:
                 self._sds[key] = _Entry(uid, version, _sd_bytes(obj))
             return {key}
         key = _fleet(meta)
+        if not self._may_be_news(kind, key, meta["name"], uid, version):
+            return {key}
         if kind == "Pod":
             entry = _Entry(uid, version, pod_view(obj))
             return self._keep(self._pods, key, meta["name"], entry)
@@ -172,6 +174,17 @@ class KubeView:
         table.setdefault(key, {})[name] = entry
         self._homes[entry.uid] = key
         return {home, key}
+
+    def _may_be_news(self, kind: str, key: Key, name: str, uid: str, version: int) -> bool:
+        """Whether a projection is worth its price; the echo of our own write is not."""
+        if self._homes.get(uid, key) != key:
+            return True
+        known: _Entry[Any] | None
+        if kind == "Pod":
+            known = self._pods.get(key, {}).get(name)
+        else:
+            known = self._children.get(key, {}).get(Ref(kind, name))
+        return self._is_news(known, uid, version)
 
     def _is_news(self, known: _Entry[Any] | None, uid: str, version: int) -> bool:
         ended = self._ended.get(uid)

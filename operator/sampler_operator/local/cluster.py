@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import names
+from ..claims import AccessModes
 from ..errors import Missing
+from ..names import Key
 from ..objects import Manifest, ref_of
 from ..observed import ChildView, Observed, child_view
 from ..ports import DeviceRoom, Enqueue, Event
@@ -175,6 +177,10 @@ class LocalCluster:
         """See ``ports.Cluster``; this machine is the one node."""
         devices = self._machine.devices
         return DeviceRoom(devices.number, devices.free())
+
+    async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
+        """See ``ports.Cluster``; of one machine, all processes see all directories."""
+        return None
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ class Condition(SpecModel):
 
     type: str = Field(max_length=316)
     """What is claimed: Accepted, Ready, UpToDate, Progressing, AdaptersReady, Reconciling,
-    Stalled."""
+    Stalled; VolumesShareable only where it does not hold."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str = Field(min_length=1, max_length=1024)

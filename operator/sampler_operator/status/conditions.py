@@ -25,6 +25,7 @@ class ConditionType(StrEnum):
     ADAPTERS_READY = "AdaptersReady"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    VOLUMES_SHAREABLE = "VolumesShareable"
 
 
 class Condition(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ _TOLD: Final = (
     ConditionType.PROGRESSING,
     ConditionType.ADAPTERS_READY,
     ConditionType.STALLED,
+    ConditionType.VOLUMES_SHAREABLE,
 )
 _NORMAL: Final = frozenset(
     {

@@ -40,6 +40,9 @@ class Reason(StrEnum):
     # Stalled
     NO_FAULT = "NoFault"
 
+    # VolumesShareable
+    CLAIM_OF_ONE_NODE = "ClaimOfOneNode"
+
     # Faults of replicas, the most telling first
     POD_REFUSED = "PodRefused"
     MODEL_MISMATCH = "ModelMismatch"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sampler_api.fleet import AdaptersConfig
 
+from ..claims import AccessModes
 from ..errors import ClusterError
 from ..observed import Observed
 from ..plan import Plan
@@ -17,7 +18,7 @@ __all__ = ["Situation"]
 @dataclass(frozen=True, slots=True)
 class Situation:
     """``observed`` is what is there after the writes of the pass, and ``failures`` are those that
-    were refused; ``reports`` and ``warnings`` (the newest first) go by pod."""
+    were refused; ``reports`` and ``warnings`` (the newest first) go by pod, ``modes`` by claim."""
 
     observed: Observed
     plan: Plan
@@ -25,4 +26,5 @@ class Situation:
     reports: Mapping[str, Report] = field(default_factory=dict)
     warnings: Mapping[str, Sequence[Event]] = field(default_factory=dict)
     room: DeviceRoom | None = None
+    modes: Mapping[str, AccessModes] = field(default_factory=dict)
     failures: tuple[ClusterError, ...] = ()

@@ -23,7 +23,7 @@ def status(sd: SamplerDeployment, situation: Situation, now: datetime) -> Manife
     """The status after a pass."""
     facts = verdicts.Facts.of(sd, situation, now)
     counts, adapters = facts.counts, Adapters.of(situation)
-    conditions = (
+    conditions: tuple[Condition, ...] = (
         verdicts.accepted(facts),
         verdicts.ready(facts),
         verdicts.up_to_date(facts),
@@ -32,6 +32,12 @@ def status(sd: SamplerDeployment, situation: Situation, now: datetime) -> Manife
         verdicts.reconciling(facts),
         verdicts.stalled(facts),
     )
+    former = _status_of(situation.observed)
+    shareable = verdicts.shareable(sd, situation)
+    if shareable is None:
+        former = _without(former, ConditionType.VOLUMES_SHAREABLE)
+    else:
+        conditions = (*conditions, shareable)
     generation = sd.metadata.generation
     bases = sorted(situation.config.bases.items())
     return {
@@ -44,7 +50,7 @@ def status(sd: SamplerDeployment, situation: Situation, now: datetime) -> Manife
         "adaptersSummary": adapters.summary,
         "engine": sd.spec.engine.kind,
         "image": _image(situation.plan.template.manifest),
-        "conditions": merged(_status_of(situation.observed), conditions, generation, now),
+        "conditions": merged(former, conditions, generation, now),
         "adapters": adapters.entries(),
         "bases": [{"template": template, "digest": digest} for template, digest in bases],
     }
@@ -60,6 +66,11 @@ def _image(template: Manifest) -> str:
 def _status_of(observed: Observed) -> Mapping[str, Any]:
     former: Mapping[str, Any] = observed.sd.get("status") or {}
     return former
+
+
+def _without(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
+    found = status.get("conditions") or ()
+    return {**status, "conditions": [each for each in found if each["type"] != kind]}
 
 
 def invalid_status(observed: Observed, error: InvalidSpec, now: datetime) -> Manifest:

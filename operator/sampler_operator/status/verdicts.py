@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from ..claims import shared_claims, unshareable
 from ..errors import ClusterError, Denied, Missing, Refused
 from ..names import deployment_name
 from ..objects import key_of
@@ -18,7 +19,16 @@ from .faults import pod_faults
 from .reasons import Reason
 from .situation import Situation
 
-__all__ = ["Facts", "accepted", "progressing", "ready", "reconciling", "stalled", "up_to_date"]
+__all__ = [
+    "Facts",
+    "accepted",
+    "progressing",
+    "ready",
+    "reconciling",
+    "shareable",
+    "stalled",
+    "up_to_date",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +221,13 @@ def reconciling(facts: Facts) -> Condition:
     if goal.holds:
         return _condition(kind, False, Reason.COMPLETE, goal.message)
     return _condition(kind, True, goal.reason, goal.message)
+
+
+def shareable(sd: SamplerDeployment, situation: Situation) -> Condition | None:
+    """False when replicas of several nodes cannot have a volume at once; else nothing is said."""
+    told = unshareable(shared_claims(sd), situation.modes, sd.spec.replicas)
+    if told is None:
+        return None
+    return Condition(
+        ConditionType.VOLUMES_SHAREABLE, False, Reason.CLAIM_OF_ONE_NODE, shortened(told)
+    )

@@ -2,7 +2,8 @@
 is in the fleet.
 
 When a session breaks, its streams are joined again on the same incarnation if that answers at once;
-otherwise they move. All decisions about streams are the dispatcher's.
+otherwise they move; sooner, if it had fallen silent. All decisions about streams are the
+dispatcher's.
 
 An endpoint that leaves the fleet gets nothing new, and is not connected to again. Its session stays
 until the replica says bye or nothing runs there: a pod that is being replaced leaves discovery
@@ -42,6 +43,7 @@ __all__ = ["Connection"]
 log = logging.getLogger("sampler_client")
 
 _FRAMES_OF_A_SESSION = 2
+_SILENT_PART = 0.25
 
 
 class FleetWatch(Protocol):
@@ -80,6 +82,7 @@ class Connection:
         self._socket: ClientConnection | None = None
         self._limbo: list[ChildWork] = []
         self._frames = 0
+        self._is_silent = False
 
     def wake(self) -> None:
         """The replica's next frame has something in it."""
@@ -87,6 +90,7 @@ class Connection:
 
     def abort(self) -> None:
         """Drop the socket at once: nobody is at the other end."""
+        self._is_silent = True
         if self._socket is not None:
             self._socket.transport.abort()
 
@@ -113,7 +117,7 @@ class Connection:
         delay = settings.reconnect_delay
         while True:
             try:
-                async with asyncio.timeout(settings.connect_timeout):
+                async with asyncio.timeout(self._patience()):
                     socket, hello = await self._open()
             except (OSError, TimeoutError, WebSocketException, SamplerError) as error:
                 self._move_limbo(is_dead=isinstance(error, ConnectionRefusedError))
@@ -137,6 +141,12 @@ class Connection:
                 delay = min(delay * 2, settings.reconnect_delay_max)
             else:
                 delay = settings.reconnect_delay
+
+    def _patience(self) -> float:
+        """Seconds that an attempt to connect may take. What fell silent has had its time, and its
+        streams wait for the outcome."""
+        part = _SILENT_PART if self._is_silent and self._limbo else 1.0
+        return self._settings.connect_timeout * part
 
     async def _open(self) -> tuple[ClientConnection, ServerHello]:
         settings = self._settings
@@ -200,6 +210,7 @@ class Connection:
             replica.is_draining = False
         replica.seen = self._dispatcher.ticks
         self._socket = socket
+        self._is_silent = False
         self._frames = 0
         lost, self._limbo = self._limbo, []
         self._to_send.clear()

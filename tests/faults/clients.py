@@ -12,7 +12,7 @@ from tests.faults.journal import Event, JournalReader
 __all__ = ["ClientProcess"]
 
 _ROOT: Final = Path(__file__).parent.parent.parent
-_END_SECONDS: Final = 90
+_END_SECONDS: Final = 150
 
 
 class ClientProcess:

@@ -34,6 +34,7 @@ from tests.installed_crd import install_crd
 from tests.proxy import wait_until
 
 from sampler_api.fleet import AdaptersConfig
+from sampler_operator import names
 from sampler_operator.kube.api import APPLY, KubeApi
 from sampler_operator.kube.resources import CHILDREN, path_of
 from sampler_operator.objects import Manifest
@@ -96,7 +97,9 @@ def children_of(sd: Manifest) -> list[Manifest]:
     template = chosen_template(parsed, {}, settings.images["sim"], LAYOUTS)
     wanted = desired(parsed, template, AdaptersConfig(), settings)
     for manifest in wanted:
-        manifest["metadata"] = {**manifest["metadata"], "namespace": PLAIN}
+        # By this label they would be the operator's, and it would look at all of them.
+        labels = {**manifest["metadata"]["labels"], names.MANAGED_BY: PLAIN}
+        manifest["metadata"] = {**manifest["metadata"], "namespace": PLAIN, "labels": labels}
         del manifest["metadata"]["ownerReferences"]
     return wanted
 

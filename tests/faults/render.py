@@ -8,13 +8,14 @@ __all__ = ["rendered"]
 _INTRODUCTION = """\
 # Fault matrix
 
-Made by `make fault-matrix`, from a run with real pods on a Kubernetes of {machine}; not edited by
-hand. [cluster-tests.md](cluster-tests.md) says what the columns mean and how a row is added.
+Made by `make fault-matrix`, with real pods on a Kubernetes of {machine}; last played {dates}.
+Not edited by hand. [cluster-tests.md](cluster-tests.md) says what the columns mean and how a row
+is added.
 
 While each of these things happened, a client sampled without end: {calls} calls of {samples}
 sequences at a time, with logprobs. What it got was compared with what the replicas had written down
-token by token. {verdict} Beside the longest stall stands that of the control, in which nothing
-happened, of the same run.
+token by token. {verdict}
+Beside the longest stall stands that of the control of the same run, in which nothing happened.
 """
 _COLUMNS = (
     ("what happens", "scenario"),
@@ -44,6 +45,7 @@ def rendered(matrix: Mapping[str, Any]) -> str:
             calls=matrix["calls"],
             samples=matrix["samples"],
             verdict=_verdict(rows),
+            dates=_dates(rows),
         ),
         _line(title for title, _ in _COLUMNS),
         _line("---" if name == "scenario" else "--:" for _, name in _COLUMNS),
@@ -61,6 +63,11 @@ def rendered(matrix: Mapping[str, Any]) -> str:
         for row in noted:
             lines += [f"- {row['scenario']}: {'; '.join([*row['failures'], *row['slow']])}"]
     return "\n".join(lines) + "\n"
+
+
+def _dates(rows: Sequence[Mapping[str, Any]]) -> str:
+    first, last = min(row["date"] for row in rows), max(row["date"] for row in rows)
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:

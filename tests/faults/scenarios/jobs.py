@@ -1,6 +1,5 @@
 """The client's process ends, and another one takes its place."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -36,27 +35,24 @@ def said_bye(stage: Stage) -> str:
 def _replaced(stage: Stage, end: Callable[[ClientProcess], None]) -> str:
     [client] = stage.clients
     before = _running(stage.pods.ready)
-    # What its last moments say still counts: it is read when it has ended.
-    stage.strike()
     end(client)
-    stage.abandoned_at = ended = time.monotonic()
-    stage.wait(lambda: _running(stage.pods.ready) == (0, 0), "nothing of it is left")
+    # Whatever it had asked for and not got is nobody's any more.
+    stage.strike()
+    stage.abandoned_at = stage.fault_at
+    stage.wait(lambda: _running(stage.pods.ready) == 0, "nothing of it runs any more")
     stage.recovered()
-    seconds = time.monotonic() - ended
     stage.start_load(run=2)
     stage.wait_in_flight_of(run=2)
     return (
-        f"process ended with {client.code}; replicas ran {before[0]} sequences,"
-        f" and none {seconds:.1f} s later"
+        f"process ended with {client.code}; replicas ran {before} sequences,"
+        f" and none {stage.recovery_s:g} s later"
     )
 
 
-def _running(pods: list[Object]) -> tuple[int, int]:
-    """Sequences that run or wait at the pods, and streams that they keep for a client."""
-    statuses = [_status(pod) for pod in pods]
-    loads = [status.load for status in statuses if status.load is not None]
-    running = sum(load.running + load.waiting for load in loads)
-    return running, sum(status.kept_streams for status in statuses)
+def _running(pods: list[Object]) -> int:
+    """Sequences that run or wait at the pods, and so take their slots."""
+    loads = [status.load for status in map(_status, pods) if status.load is not None]
+    return sum(load.running + load.waiting for load in loads)
 
 
 def _status(pod: Object) -> ReplicaStatus:

@@ -97,6 +97,7 @@ def row(**changes: Any) -> dict[str, Any]:
     figures.pop("problems")
     told = {
         "name": "killed",
+        "date": "2026-11-26",
         "control_stall_s": 0.34,
         "verdict": "ok",
         "failures": [],
@@ -118,6 +119,9 @@ def test_the_page_has_a_line_for_each_row() -> None:
     assert "| 60 of 60 | ok |" in text
     assert "2 of 2 rows are at their goals." in text
     assert "Past a goal" not in text
+    assert "last played 2026-11-26." in text
+    days = [row(date=f"2026-11-{day}") for day in (28, 26, 27)]
+    assert "last played 2026-11-26 to 2026-11-28." in page(*days)
 
 
 def test_the_page_says_plainly_what_has_failed() -> None:

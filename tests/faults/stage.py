@@ -71,7 +71,7 @@ class Stage:
         self.recovered_at: float | None = None
         self.abandoned_at: float | None = None
         self.hit: set[str] = set()
-        self._ledgers = ledgers
+        self.ledgers = ledgers
         self._folder = folder
         self.clients: list[ClientProcess] = []
         self._ends = ExitStack()
@@ -216,7 +216,7 @@ class Stage:
 
     def tokens_made(self, pod: str) -> int:
         """By a pod, as its ledger says."""
-        path = self._ledgers / pod
+        path = self.ledgers / pod
         return sum(len(each.tokens) for each in read_ledger(path)) if path.exists() else 0
 
     def before_end(self, undo: Callable[[], object]) -> None:
@@ -238,7 +238,7 @@ class Stage:
         return measured(
             Evidence(
                 self.events,
-                {path.name: read_ledger(path) for path in self._ledgers.glob(f"{self.name}-*")},
+                {path.name: read_ledger(path) for path in self.ledgers.glob(f"{self.name}-*")},
                 self.fault_at,
                 frozenset(self.hit),
                 self.pods.told_to_leave if is_planned else {},

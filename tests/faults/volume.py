@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from tests.apiserver_client import KubeClient
 
-__all__ = ["LEDGERS_AT", "make_claim", "with_ledgers"]
+__all__ = ["CLAIM", "LEDGERS_AT", "make_claim", "with_ledgers"]
 
 LEDGERS_AT: Final = "/ledgers"
-_NAME: Final = "ledgers"
+CLAIM: Final = "ledgers"
 
 
 def make_claim(client: KubeClient, namespace: str, folder: Path) -> None:
@@ -19,24 +19,25 @@ def make_claim(client: KubeClient, namespace: str, folder: Path) -> None:
     folder.chmod(0o777)
     common: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
     size = {"storage": "1Gi"}
-    name = f"{_NAME}-{namespace}"
+    name = f"{CLAIM}-{namespace}"
     volume = {
         **common,
         "capacity": size,
         "hostPath": {"path": str(folder)},
-        "claimRef": {"namespace": namespace, "name": _NAME},
+        "claimRef": {"namespace": namespace, "name": CLAIM},
     }
     client.post("/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": volume})
     claim = {**common, "resources": {"requests": size}, "volumeName": name}
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
-    client.post(path, {"metadata": {"name": _NAME}, "spec": claim})
+    client.post(path, {"metadata": {"name": CLAIM}, "spec": claim})
 
 
 def with_ledgers(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec whose pods mount the claim."""
-    mount = {"name": _NAME, "mountPath": LEDGERS_AT}
+    """A spec whose pods mount the claim, beside the volumes that it overrides itself."""
+    mount = {"name": CLAIM, "mountPath": LEDGERS_AT}
+    own = spec.get("podTemplateOverrides", {}).get("spec", {}).get("volumes", [])
     pod = {
-        "volumes": [{"name": _NAME, "persistentVolumeClaim": {"claimName": _NAME}}],
+        "volumes": [*own, {"name": CLAIM, "persistentVolumeClaim": {"claimName": CLAIM}}],
         "containers": [{"name": "server", "volumeMounts": [mount]}],
     }
     return {**spec, "podTemplateOverrides": {"spec": pod}}

@@ -22,17 +22,28 @@ else:
     hypothesis.settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
-FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180, "e2e": 300}
-"""A control plane on a busy machine needs long for what it does in a second otherwise."""
+FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180, "e2e": 300, "vllm": 300}
+"""A control plane on a busy machine needs long for what it does in a second otherwise; vLLM's
+processes import for half a minute, in the first test that wants them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A limit by folder; others keep the 60 s of pyproject.toml; a test's own marker wins."""
     for item in items:
         tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if is_of_vllm(item):
+            tier = "vllm"
+            # Of libraries that vLLM's own processes and modules use; ours are errors elsewhere.
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
         seconds = FOLDER_TIMEOUT_SECONDS.get(tier)
         if seconds is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(seconds))
+
+
+def is_of_vllm(item: pytest.Item) -> bool:
+    """It runs against vLLM, in .venv-vllm."""
+    kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")  # type: ignore[attr-defined]
+    return "vllm" in str(kind) or item.path.parent.name == "vllm"
 
 
 @pytest.hookimpl(wrapper=True)

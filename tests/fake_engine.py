@@ -58,6 +58,8 @@ class FakeEngine:
 
     def close(self) -> None: ...
 
+    def abandon(self) -> None: ...
+
     def give(
         self,
         index: int,

@@ -39,7 +39,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    serve.serve
+)
 app.command("up")(up.up)
 app.command("status")(status.status)
 app.command("down")(down.down)

@@ -5,7 +5,7 @@ Only the options live here; ``launch`` turns them into an engine and a server.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ __all__ = ["serve"]
 
 _SIM = "Options of --engine sim"
 _TORCH = "Options of --engine torch"
+_MODELS = "Options of --engine torch and vllm"
+_VLLM = "Options of --engine vllm (and all those of vllm serve)"
 _LIMITS = "Limits"
 _TIMES = "Times"
 
@@ -21,7 +23,15 @@ class EngineName(StrEnum):
     """Engines that this version serves."""
 
     torch = "torch"
+    vllm = "vllm"
     sim = "sim"
+
+
+class LogprobsMode(StrEnum):
+    """Kinds of logprobs."""
+
+    processed = "processed"
+    raw = "raw"
 
 
 class DType(StrEnum):
@@ -42,6 +52,7 @@ def _sim(name: str, text: str) -> typer.models.OptionInfo:
 
 
 def serve(
+    context: typer.Context,
     engine: Annotated[EngineName, typer.Option(help="What generates.")],
     model: Annotated[
         str, typer.Option(help="Directory or hub id of the model; any name for sim.")
@@ -89,11 +100,15 @@ def serve(
         typer.Option(help="cpu, cuda, cuda:N, mps.", show_default="best", rich_help_panel=_TORCH),
     ] = None,
     dtype: Annotated[
-        DType, typer.Option(help="Number format of the weights.", rich_help_panel=_TORCH)
+        DType, typer.Option(help="Number format of the weights.", rich_help_panel=_MODELS)
     ] = DType.auto,
+    logprobs_mode: Annotated[
+        LogprobsMode,
+        typer.Option(help="The one kind of logprobs it gives.", rich_help_panel=_VLLM),
+    ] = LogprobsMode.processed,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run the model's code.", rich_help_panel=_TORCH),
+        typer.Option("--trust-remote-code", help="Run the model's code.", rich_help_panel=_MODELS),
     ] = False,
     batch_invariant: Annotated[
         bool,
@@ -208,7 +223,11 @@ def serve(
 
     With --port 0 or --manage-port 0 the chosen ports are one JSON line on stdout.
     """
-    given = dict(locals())
-    from .launch import ServeOptions, launch
+    given: dict[str, Any] = dict(locals())
+    given = {name: v.value if isinstance(v, StrEnum) else v for name, v in given.items()}
+    # What no option of ours is may be one of vLLM's.
+    given["words"] = list(given.pop("context").args)
+    from .launch import launch
+    from .serve_options import ServeOptions
 
     raise typer.Exit(launch(ServeOptions(**given)))

@@ -1,14 +1,16 @@
 """Sampler servers and the engines behind them.
 
-``TorchSampler`` runs an engine in this process; importing it loads torch, and no web framework.
+``TorchSampler`` and ``vLLMSampler`` run an engine in this process; importing them loads no web
+framework.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .samplers import TorchSampler
+    from .vllm_sampler import vLLMSampler
 
-__all__ = ["TorchSampler"]
+__all__ = ["TorchSampler", "vLLMSampler"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from .samplers import TorchSampler
 
         return TorchSampler
+    if name == "vLLMSampler":
+        from .vllm_sampler import vLLMSampler
+
+        return vLLMSampler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

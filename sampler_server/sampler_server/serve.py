@@ -210,6 +210,7 @@ class _Process:
         self._is_live = False
         log.error("%s", line)
         report_end(line, self._settings.termination_log)
+        self._engine.abandon()
         # The engine's thread hangs, so nothing that waits for it may be asked to end.
         os._exit(_EXIT_STALLED)
 

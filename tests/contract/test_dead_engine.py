@@ -15,7 +15,7 @@ from tests.tiny_models import tiny_model
 from tests.torch_harness import TorchHarness, ask
 
 from sampler_api.errors import EngineDead, SamplerClosed
-from sampler_server import TorchSampler, samplers
+from sampler_server import TorchSampler, local_sampler
 from sampler_server.engines.torch.core import TorchCore
 from sampler_server.watchdog import watch
 
@@ -105,7 +105,7 @@ def test_adapters_are_refused_when_the_engine_dies(monkeypatch: pytest.MonkeyPat
 
 def test_calls_raise_when_the_engine_hangs(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(watch, poll_seconds=0.02, floor_seconds=0.5)
-    monkeypatch.setattr(samplers, "watch", quick)
+    monkeypatch.setattr(local_sampler, "watch", quick)
     with opened(logits_processor=gate, stall_seconds=0.5) as sampler:
         sample(sampler, max_tokens=3)
         gate.is_open.clear()

@@ -160,3 +160,10 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop the engine's thread; unfinished sequences get abort deltas."""
         ...
+
+    def abandon(self) -> None:
+        """This process is about to end with an engine that hangs: leave no process of it behind.
+
+        Never blocks, and nothing is called afterwards.
+        """
+        ...

@@ -151,6 +151,9 @@ class SimEngine:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
+    def abandon(self) -> None:
+        """Nothing: its thread goes with the process."""
+
     def _run(self) -> None:
         try:
             while self._take():

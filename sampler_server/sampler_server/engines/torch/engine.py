@@ -103,6 +103,9 @@ class TorchEngine:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
+    def abandon(self) -> None:
+        """Nothing: its thread goes with the process."""
+
     def _started(self) -> TorchCore:
         if self._core is None:
             raise EngineDead("the engine has not started")

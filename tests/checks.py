@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pytest
 from tests.reference import TOLERANCE, Reference, Row, end_by_definition
 
+from sampler_api.errors import LogprobsModeUnavailable
 from sampler_api.params import SamplingParams
 from sampler_api.results import SampledSequence
+from sampler_core.base import SamplerBase
 
-__all__ = ["FAMILIES", "PROMPTS", "assert_explained", "prompts"]
+__all__ = ["FAMILIES", "PROMPTS", "assert_explained", "is_refused", "prompts"]
 
 PROMPTS: Final = (
     "def parse(self, line):",
@@ -59,6 +62,16 @@ FAMILIES: Final[Mapping[str, dict[str, Any]]] = {
 def prompts(reference: Reference) -> list[list[int]]:
     """Token ids of ``PROMPTS``."""
     return [reference.encode(text) for text in PROMPTS]
+
+
+def is_refused(sampler: SamplerBase, params: SamplingParams) -> bool:
+    """Whether its engine has not these logprobs; if so it has just said that (S4.11)."""
+    if params.logprobs_mode in (None, *sampler._backend.card().logprobs_modes):
+        return False
+    with pytest.raises(LogprobsModeUnavailable) as caught:
+        sampler.sample({"input_ids": [5]}, params)
+    assert caught.value.field == "logprobs_mode"
+    return True
 
 
 def assert_explained(

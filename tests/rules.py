@@ -34,8 +34,8 @@ _ONE_PROCESS = "in this process there is no file that another process may not re
 _NO_REPLICA = "the engine is part of this process: neither connections nor replicas can be lost"
 
 NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
-    ("S10.15", "torch"): _ONE_PROCESS,
-    **{(f"S12.{number}", "torch"): _NO_REPLICA for number in range(1, 10)},
+    **{("S10.15", kind): _ONE_PROCESS for kind in ("torch", "vllm")},
+    **{(f"S12.{n}", kind): _NO_REPLICA for n in range(1, 10) for kind in ("torch", "vllm")},
 }
 """(rule, sampler) to the reason why no test holds the rule for that sampler."""
 
@@ -83,15 +83,20 @@ def rules_of(markers: Iterable[_Marker]) -> tuple[tuple[str, ...], tuple[str, ..
     """Rule numbers and samplers (none: all) of the markers on one test.
 
     ``only=("remote",)`` means every client of servers, whatever engine these have: for tests that
-    do not depend on it.
+    do not depend on it. ``only=("engine-torch",)`` means all samplers with that engine.
     """
     numbers: list[str] = []
     only: list[str] = []
     for marker in markers:
         numbers += marker.args
         for name in marker.kwargs.get("only", ()):
-            family = [kind for kind in SAMPLERS if kind.startswith(f"{name}-")]
-            only += family if name == "remote" else [name]
+            if name == "remote":
+                only += [kind for kind in SAMPLERS if kind.startswith("remote-")]
+            elif name.startswith("engine-"):
+                engine = name.removeprefix("engine-")
+                only += [kind for kind in SAMPLERS if kind.split("-")[-1] == engine]
+            else:
+                only.append(name)
     return tuple(numbers), tuple(only)
 
 

@@ -6,15 +6,16 @@ once and lives as long as the test session; a sampler of it is cheap to make.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.servers import Server
 from tests.tiny_models import cache_root, tiny_model
 
 from sampler_core.base import SamplerBase
 
-__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds"]
+__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "runs_here"]
 
 OpenSampler = Callable[[], SamplerBase]
 """Makes a sampler of one kind; the caller closes it."""
@@ -45,11 +46,45 @@ def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
         yield lambda: RemoteSampler(server.url)
 
 
+@contextmanager
+def _vllm(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_server import vLLMSampler
+
+    yield lambda: vLLMSampler(str(tiny_model()), dtype="float32", **_VLLM_LIMITS)
+
+
+@contextmanager
+def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_client import RemoteSampler
+
+    with Server(
+        f"--model={tiny_model()}",
+        "--dtype=float32",
+        *(f"--{name.replace('_', '-')}={limit}" for name, limit in _VLLM_WORDS.items()),
+        "--drain-seconds=0",
+        "--log-level=warning",
+        f"--adapter-root={adapter_root}",
+        f"--adapter-root={cache_root()}",
+        engine="vllm",
+    ) as server:
+        yield lambda: RemoteSampler(server.url)
+
+
+_VLLM_LIMITS: Final[dict[str, Any]] = {"slots": 64, "kv_tokens": 65_536}
+_VLLM_WORDS: Final = {"max_num_seqs": 64, "max_kv_tokens": 65_536}
+
 SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]] = {
     "torch": _torch,
     "remote-torch": _remote_torch,
+    "vllm": _vllm,
+    "remote-vllm": _remote_vllm,
 }
 """Name of each kind and its context; the argument is a directory below which adapters are read."""
+
+
+def runs_here(kind: str) -> bool:
+    """Whether its engine is installed. vLLM has an environment of its own: `make test-vllm`."""
+    return find_spec("vllm") is not None or not kind.endswith("vllm")
 
 
 class SamplerKinds:

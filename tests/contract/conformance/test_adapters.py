@@ -305,7 +305,7 @@ def test_a_name_that_is_bound_again_means_the_new_bytes(sampler: SamplerBase, fo
         assert ask(sampler, "rebound") == expected(kind)
 
 
-@pytest.mark.rule("S10.15", only=("remote-torch",))
+@pytest.mark.rule("S10.15", only=("remote",))
 @pytest.mark.parametrize("way", ["a path", "a link", "a dotted path"])
 def test_a_server_reads_adapters_below_its_roots_only(
     sampler: SamplerBase, folder: Path, tmp_path: Path, way: str

@@ -164,7 +164,7 @@ def test_without_labels_only_the_completion_is_trained(
 def test_a_conversation_gets_the_assistants_message(sampler: SamplerBase) -> None:
     given: dict[str, Any] = {"messages": MESSAGES, "user_data": [("a", "1")], "id": 7}
     params = {"max_tokens": 5, "logit_bias": {EOS: 4.0}, "seed": 8}
-    responses = sampler.sample(given, params, num_samples=4)
+    responses = sampler.sample(given, params, num_samples=16)
     assert any(sequence.tokens[-1] == EOS for sequence in responses.sequences)
     for sequence in responses.sequences:
         feature = sequence.new_input_feature

@@ -37,9 +37,12 @@ def test_a_resumed_sequence_ends_as_the_whole_one(
     for length in (1, 5, len(whole.tokens) - 1):
         part = begun(sampler, params, length)
         (again,) = sampler.sample({"input_ids": IDS}, params, resume=part)[0].sequences
+        assert_explained(REF, IDS, again, params)
+        assert again.tokens[:length] == whole.tokens[:length]
+        if not again.segments[-1].reproducible:
+            continue  # other draws of the same distribution, and marked as such (S7.5)
         assert again.tokens == whole.tokens
         assert (again.stop_reason, again.decoded) == (whole.stop_reason, whole.decoded)
-        assert_explained(REF, IDS, again, params)
         assert again.new_input_feature == whole.new_input_feature
 
 

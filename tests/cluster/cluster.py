@@ -140,8 +140,8 @@ class Cluster(ApiAccess):
         remove_cgroups(self._at.node_name(index))
 
     def node_start(self, index: int) -> None:
-        """Start a node that was killed; returns when it is ready."""
-        self._prepare(index)
+        """Start a node that was killed, which has its images still; returns when it is ready."""
+        self._start_machine(index)
         self._nodes[index].start_kubelet()
         self.wait_ready(index)
 
@@ -249,9 +249,12 @@ class Cluster(ApiAccess):
             proxy_kubeconfig=self.kubeconfig("system:kube-proxy"),
         )
 
-    def _prepare(self, index: int) -> None:
+    def _start_machine(self, index: int) -> None:
         create_cgroups(self._at.node_name(index))
         self._nodes[index].start()
+
+    def _prepare(self, index: int) -> None:
+        self._start_machine(index)
         for archive in self._archives:
             self._nodes[index].import_image(archive)
 

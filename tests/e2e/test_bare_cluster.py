@@ -42,10 +42,14 @@ def install(cluster: Cluster, **values: Object) -> None:
     )
 
 
+def operator_pods(cluster: Cluster) -> list[Object]:
+    """Those that leave among them."""
+    return cluster.client.items(f"/api/v1/namespaces/{NAMESPACE}/pods")
+
+
 def last_words(cluster: Cluster) -> str:
     """Of an operator that has ended, as its pod's status has them."""
-    pods = cluster.client.items(f"/api/v1/namespaces/{NAMESPACE}/pods")
-    for pod in pods:
+    for pod in operator_pods(cluster):
         for status in pod["status"].get("containerStatuses", ()):
             for state in (status["state"], status["lastState"]):
                 if "terminated" in state:
@@ -61,6 +65,8 @@ def wait_for_last_words(cluster: Cluster) -> str:
 
 def uninstall(cluster: Cluster) -> None:
     cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+    # helm waits for its own objects only.
+    wait_until(lambda: not operator_pods(cluster), "the operator's pod is gone", 60, 0.2)
 
 
 def test_without_the_crd_operator_kubectl_and_client_say_so(

@@ -27,6 +27,8 @@ from tests.faults.rows import CONTROL, ROWS, Row
 from tests.faults.scenarios.devices import give_devices
 from tests.faults.volume import make_claim
 
+from sampler_api.errors import SamplerError
+
 _DOCS: Final = Path(__file__).parent.parent.parent / "docs"
 _NODES: Final = 2
 _NAMESPACE: Final = "faults"
@@ -46,7 +48,7 @@ def play_all(rows: list[Row], folder: Path) -> list[Outcome]:
             started = time.monotonic()
             try:
                 outcome = played(row, cluster, _NAMESPACE, ledgers, folder)
-            except (AssertionError, RuntimeError, OSError, SubprocessError) as error:
+            except (AssertionError, RuntimeError, OSError, SubprocessError, SamplerError) as error:
                 outcome = failed(row, error)
             outcomes.append(outcome)
             seconds = time.monotonic() - started

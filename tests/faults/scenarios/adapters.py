@@ -75,7 +75,10 @@ def _adapter(folder: Path, size: int) -> Path:
         f"{_MODULE}.lora_A.weight": np.full((_RANK, size), 0.5, np.float32),
         f"{_MODULE}.lora_B.weight": np.full((size, _RANK), 0.5, np.float32),
     }
-    save_file(tensors, folder / "adapter_model.safetensors")
+    weights = folder / "adapter_model.safetensors"
+    save_file(tensors, weights)
+    # Replicas are of another user.
+    weights.chmod(0o644)
     config = {
         "peft_type": "LORA",
         "r": _RANK,

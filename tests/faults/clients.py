@@ -38,6 +38,8 @@ class ClientProcess:
             names.write_text(f"nameserver {resolver}\noptions timeout:1 attempts:1\n")
             mount = f'mount --bind "{names}" /etc/resolv.conf && exec "$@"'
             command = ["unshare", "--mount", "sh", "-ec", mount, "sh", *command]
+        # It ends with the process that started it, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
         environment = {**os.environ, "PYTHONWARNINGS": ""}
         if kubeconfig is not None:
             environment["KUBECONFIG"] = str(kubeconfig)

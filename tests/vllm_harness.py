@@ -5,13 +5,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+from tests.reference import TOLERANCE as EXACT
 from tests.tiny_models import tiny_model
 from tests.torch_harness import Collected
 
 from sampler_server.engines.base import Delta, EngineRequest
 from sampler_server.engines.vllm import VllmEngine, VllmOptions
 
-__all__ = ["VllmHarness"]
+__all__ = ["IS_CPU", "TOLERANCE", "VllmHarness"]
+
+IS_CPU = not torch.cuda.is_available()
+TOLERANCE = EXACT if IS_CPU else 3e-2
+"""Largest difference of a logprob from that of a plain forward pass in float32."""
 
 _SECONDS = 120
 """A busy machine shares the cores with vLLM's processes."""
@@ -21,7 +27,12 @@ class VllmHarness:
     """Starts an engine; waits for what comes out."""
 
     def __init__(self, model: Path | None = None, **options: Any) -> None:
-        settings = {"dtype": "float32", "kv_tokens": 32_768, "slots": 32, **options}
+        # Adapters on a GPU are computed in 16 bits only.
+        dtype = "float32" if IS_CPU else "float16"
+        settings = {"dtype": dtype, "kv_tokens": 32_768, "slots": 32, **options}
+        if not IS_CPU:
+            own = {"gpu_memory_utilization": 0.3, "enforce_eager": True}
+            settings["engine_args"] = own | settings.get("engine_args", {})
         self.engine = VllmEngine(VllmOptions(model or tiny_model(), **settings))
         self.found: dict[int, Collected] = {}
         self.steps: list[list[Delta]] = []

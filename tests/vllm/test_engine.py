@@ -2,29 +2,29 @@
 shares the batch; and every trap of vLLM's adapters shut."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from tests.reference import TOLERANCE as EXACT
 from tests.reference import edited, log_softmax, processed, reference
 from tests.tiny_adapters import tiny_adapter
 from tests.torch_harness import Collected, ask, prompt_of
-from tests.vllm_harness import VllmHarness
+from tests.vllm_harness import IS_CPU, TOLERANCE, VllmHarness
 
-from sampler_api.errors import AdapterCapacity, AdapterInvalid, AdapterMissing
+from sampler_api.errors import (
+    AdapterCapacity,
+    AdapterInvalid,
+    AdapterMissing,
+    AdapterUnsupported,
+)
 from sampler_server.engines.base import EngineRequest
+from sampler_server.engines.vllm import adapters
 
 ADAPTERS = ("a1", "a2", "a3", "attention_only")
-
-
-TOLERANCE = EXACT if not torch.cuda.is_available() else 1e-2
-"""GPUs multiply float32 with fewer bits in attention."""
-IS_CPU = not torch.cuda.is_available()
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,7 @@ def engine() -> Iterator[VllmHarness]:
     pieces."""
     args: dict[str, Any] = {"max_loras": 3, "block_size": 32}
     if not IS_CPU:
-        args |= {"max_num_batched_tokens": 64, "enforce_eager": True}
-        args |= {"gpu_memory_utilization": 0.3}
+        args["max_num_batched_tokens"] = 64
     with VllmHarness(max_adapters=5, max_lora_rank=9, engine_args=args) as harness:
         for name in ADAPTERS:
             harness.engine.load_adapter(name, tiny_adapter(name))
@@ -123,6 +122,24 @@ def test_prompts_of_several_adapters_are_scored_in_one_batch(engine: VllmHarness
         assert np.abs(best - np.sort(rows)[:, :-4:-1]).max() <= TOLERANCE
 
 
+def assert_ruled(request: EngineRequest, found: Collected, words: Sequence[Sequence[int]]) -> None:
+    """Logprobs are those of the distribution that the parameters describe; at temperature 0 each
+    token is its best."""
+    params, prompt = request.params, request.prompt_ids.tolist()
+    output = [*request.output_ids.tolist(), *found.tokens]
+    logits = reference().logits([*prompt, *output])[len(prompt) - 1 : -1]
+    for place, token in enumerate(found.tokens):
+        position = len(output) - len(found.tokens) + place
+        row = edited(
+            logits[position], prompt, output[:position], params, reference().eos_ids, words
+        )
+        scale = 1 if not params.temperature else 1 / params.temperature
+        expected = processed(row, params)
+        assert abs(expected[token] - found.logprobs[place]) <= TOLERANCE * max(1, scale)
+        if params.temperature == 0:
+            assert row[token] >= row.max() - TOLERANCE
+
+
 RULES: dict[str, dict[str, Any]] = {
     "presence": {"presence_penalty": 1.5},
     "frequency": {"frequency_penalty": 1.2},
@@ -155,24 +172,17 @@ def test_continued_anywhere_a_sequence_is_what_the_rules_say(
         (whole,) = engine.run(ask(prompt, bad_words=words, **params))
         text = whole.tokens
         assert made[0] not in text
-    request = ask(prompt, bad_words=words, **params)
-    stops = reference().eos_ids
+    assert_ruled(ask(prompt, bad_words=words, **params), whole, words)
     output = whole.tokens
-    logits = reference().logits([*prompt, *output])[len(prompt) - 1 : -1]
-    expected = []
-    for position, row in enumerate(logits):
-        before = output[:position]
-        changed = edited(row, prompt, before, request.params, stops, words)
-        expected.append(processed(changed, request.params)[output[position]])
-    assert np.abs(np.array(expected) - whole.logprobs).max() <= TOLERANCE
     cuts = [
         ask(prompt, output=output[:cut], bad_words=words, **params) for cut in range(1, len(output))
     ]
     for request, found in zip(cuts, engine.run(*cuts), strict=True):
         done = len(request.output_ids)
         if params["temperature"] == 0 or rule == "a cold temperature":
-            assert found.tokens == output[done:]
-            assert np.abs(found.logprobs - whole.logprobs[done:]).max() <= TOLERANCE
+            # In 16 bits two candidates may change places from batch to batch.
+            assert found.tokens == output[done:] or not IS_CPU
+        assert_ruled(request, found, words)
         assert found.finish == ("length" if done + len(found.tokens) == 12 else "stop")
 
 
@@ -245,7 +255,7 @@ def test_files_that_go_after_the_load_are_not_missed(engine: VllmHarness, tmp_pa
 def test_one_path_with_new_content_gives_new_weights(engine: VllmHarness, tmp_path: Path) -> None:
     directory = tmp_path / "policy"
     prompt = prompt_of(80, 9)
-    for kind in ("rank_pattern", "first_layer_only"):
+    for kind in ("rslora", "first_layer_only"):
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(tiny_adapter(kind), directory)
         engine.engine.load_adapter(kind, directory)
@@ -254,6 +264,24 @@ def test_one_path_with_new_content_gives_new_weights(engine: VllmHarness, tmp_pa
             (found,) = engine.run(request)
             assert_plain(request, found)
         engine.engine.unload_adapter(kind)
+
+
+def test_patterns_are_served_or_refused(
+    engine: VllmHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # vLLM 0.25 overlooks them, and serves other weights.
+    if not adapters._IGNORED:
+        engine.engine.load_adapter("patterns", tiny_adapter("rank_pattern"))
+        request = ask(prompt_of(60), temperature=0, max_tokens=3)
+        request = msgspec.structs.replace(request, adapter="patterns")
+        (found,) = engine.run(request)
+        rows = reference().logits([*prompt_of(60), *found.tokens], "rank_pattern")
+        expected = [log_softmax(row)[t] for row, t in zip(rows[-4:-1], found.tokens, strict=True)]
+        assert np.abs(np.array(expected) - found.logprobs).max() <= TOLERANCE
+        engine.engine.unload_adapter("patterns")
+        monkeypatch.setattr(adapters, "_IGNORED", ["rank_pattern"])
+    with pytest.raises(AdapterUnsupported, match="rank_pattern"):
+        engine.engine.load_adapter("patterns", tiny_adapter("rank_pattern"))
 
 
 def test_one_digest_that_comes_back_has_a_new_number(engine: VllmHarness) -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.reference import TOLERANCE, log_softmax, reference
+from tests.reference import log_softmax, reference
 from tests.torch_harness import ask, prompt_of
-from tests.vllm_harness import VllmHarness
+from tests.vllm_harness import TOLERANCE, VllmHarness
 
 
 @pytest.mark.rule("S4.2", "S4.8", only=("engine-vllm",))

@@ -6,11 +6,14 @@ slot of adapters. So an adapter that changes nothing is pinned there, before any
 
 import asyncio
 import itertools
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 
 from sampler_api.errors import (
@@ -20,7 +23,7 @@ from sampler_api.errors import (
     AdapterUnsupported,
     EngineDead,
 )
-from sampler_core.adapters import write_snapshot, zero_adapter
+from sampler_core.adapters import CONFIG_FILE, write_snapshot, zero_adapter
 
 from .arguments import lora_targets
 from .gate import AdapterGate
@@ -28,6 +31,10 @@ from .gate import AdapterGate
 __all__ = ["VllmAdapters"]
 
 log = logging.getLogger(__name__)
+
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+_IGNORED = [name for name in _PATTERNS if name not in {f.name for f in fields(PEFTHelper)}]
+"""Fields that this version of vLLM overlooks: it would serve other weights, without a word."""
 
 
 class VllmAdapters:
@@ -88,6 +95,7 @@ class VllmAdapters:
             raise AdapterUnsupported("the engine was started without adapters (max_adapters=0)")
         if len(self._held) >= self._capacity:
             raise AdapterCapacity(f"the engine holds {self._capacity} adapters already")
+        _check_patterns(directory)
         # Never load_inplace, which reads the files again at every step.
         request = self._request(digest, directory)
         try:
@@ -129,3 +137,18 @@ class VllmAdapters:
             await self._engine.remove_lora(request.lora_int_id)
         except Exception:
             log.exception("what vLLM kept of adapter %s could not be removed", request.lora_name)
+
+
+def _check_patterns(directory: Path) -> None:
+    """Raises AdapterUnsupported for a config that this version of vLLM does not read whole."""
+    path = directory / CONFIG_FILE
+    if not _IGNORED or not path.is_file():
+        return
+    config = json.loads(path.read_text("utf-8"))
+    for name in _IGNORED:
+        if config.get(name):
+            raise AdapterUnsupported(
+                f"not served by this version of vLLM, which overlooks it: {name}; train with one "
+                "rank and one alpha, or serve with a newer vLLM",
+                name,
+            )

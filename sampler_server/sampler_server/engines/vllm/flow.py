@@ -26,7 +26,7 @@ from .columns import delta_of, scores_of
 from .options import VllmOptions
 from .parameters import vllm_params
 from .processes import descendants, kill_all
-from .starting import Started, start_engine
+from .starting import Started, not_started, start_engine
 from .steps import StepCounter
 
 __all__ = ["Flow", "start_flow"]
@@ -53,8 +53,10 @@ async def start_flow(
     flow = Flow(started, counter, options, sink, died)
     try:
         await flow.adapters.prepare(scratch, started.shapes, flow.warm_up)
-    except BaseException:
+    except BaseException as error:
         await flow.stop()
+        if isinstance(error, Exception):
+            raise not_started(options, scratch, error) from error
         raise
     return flow
 

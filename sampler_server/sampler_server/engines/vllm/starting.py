@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from sampler_api.errors import ModelInvalid
+from sampler_api.errors import InvalidRequest, ModelInvalid
 from sampler_core.bases import linear_shapes
 
 from ..base import EngineInfo
@@ -24,7 +25,7 @@ from .processes import descendants
 from .reasons import one_line, root_cause
 from .steps import StepCounter
 
-__all__ = ["Started", "eos_ids", "start_engine"]
+__all__ = ["Started", "eos_ids", "not_started", "start_engine"]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
     arguments = engine_args(options, lora_targets(shapes), is_cpu)
     before = set(descendants(os.getpid()))
     with vllm_environment(scratch, ON_CPU if is_cpu and arguments.enforce_eager else None):
-        config = _config(arguments, options)
+        config = _config(arguments, options, is_cpu)
         try:
             engine = AsyncLLM.from_vllm_config(
                 config,
@@ -63,9 +64,7 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
             )
         except Exception as error:
             # What went wrong was in another process, and of any kind; its log has it.
-            raise ModelInvalid(
-                f"{options.model}: vLLM does not start: {_reason(scratch, error)}", "model"
-            ) from error
+            raise not_started(options, scratch, error) from error
     log.info("vLLM runs: %s", "on a CPU" if is_cpu else "on a GPU")
     blocks, block = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
     counter.kv_tokens = blocks * block
@@ -105,12 +104,18 @@ def eos_ids(directory: Path) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _config(arguments: AsyncEngineArgs, options: VllmOptions) -> Any:
+def _config(arguments: AsyncEngineArgs, options: VllmOptions, is_cpu: bool) -> Any:
     try:
         config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
     except Exception as error:
         # pydantic's, transformers' and vLLM's own errors, of wrong values and of wrong models.
         raise ModelInvalid(f"{options.model}: {one_line(error)}", "engine_args") from error
+    if config.lora_config is not None and not is_cpu and config.model_config.dtype == torch.float32:
+        raise InvalidRequest(
+            "dtype: on a GPU vLLM computes adapters in float16 or bfloat16, and dies of others; "
+            "take one of these, or max_adapters=0",
+            "dtype",
+        )
     if options.kv_tokens is not None:
         cache = config.cache_config
         blocks = -(-options.kv_tokens // cache.block_size) + 1  # vLLM keeps one for itself
@@ -125,10 +130,12 @@ def _bytes_per_token(config: Any) -> int:
     return int(values * model.get_num_layers(parallel) * model.dtype.itemsize)
 
 
-def _reason(scratch: Path, error: Exception) -> str:
+def not_started(options: VllmOptions, scratch: Path, error: Exception) -> ModelInvalid:
+    """What an engine that did not get as far as its first tokens says, in one line."""
     path = scratch / ERRORS_FILE
     text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    return root_cause(text) or one_line(error)
+    reason = root_cause(text) or one_line(error)
+    return ModelInvalid(f"{options.model}: vLLM does not start: {reason}", "model")
 
 
 def _is_vllm(pid: int) -> bool:

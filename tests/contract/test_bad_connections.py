@@ -86,7 +86,7 @@ def test_a_client_without_the_right_token_is_told_at_its_first_call(
     error = refusal_of(guarded.url, token=token)
     assert isinstance(error, Unauthorized)
     assert guarded.url in str(error)
-    assert "token= must be in the server's token file" in str(error)
+    assert "token= (or SAMPLER_TOKEN) must be in the server's token file" in str(error)
     with RemoteSampler(guarded.url, token="right") as sampler:
         assert len(sampler.sample({"input_ids": [5]}, PARAMS).sequences[0].tokens) == 4
 

@@ -90,8 +90,9 @@ async def create_all(api: KubeApi, count: int) -> list[Manifest]:
     return await asyncio.gather(*(create(number) for number in range(count)))
 
 
-def children_of(sd: Manifest) -> list[Manifest]:
-    """What the operator would write, in another namespace and without an owner there."""
+def children_of(sd: Manifest, owner: Manifest) -> list[Manifest]:
+    """What the operator would write, in another namespace and with an owner there: the garbage
+    collector and admission look at owners."""
     parsed = parse(sd)
     settings = BuildSettings(default_images())
     template = chosen_template(parsed, {}, settings.images["sim"], LAYOUTS)
@@ -99,8 +100,21 @@ def children_of(sd: Manifest) -> list[Manifest]:
     for manifest in wanted:
         # By this label they would be the operator's, and it would look at all of them.
         labels = {**manifest["metadata"]["labels"], names.MANAGED_BY: PLAIN}
-        manifest["metadata"] = {**manifest["metadata"], "namespace": PLAIN, "labels": labels}
-        del manifest["metadata"]["ownerReferences"]
+        [reference] = manifest["metadata"]["ownerReferences"]
+        owned = {
+            "namespace": PLAIN,
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    **reference,
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "name": owner["metadata"]["name"],
+                    "uid": owner["metadata"]["uid"],
+                }
+            ],
+        }
+        manifest["metadata"] = {**manifest["metadata"], **owned}
     return wanted
 
 
@@ -135,7 +149,9 @@ async def prepared(server: ApiServer, count: int) -> dict[str, float]:
     plain = await KubeApi.connect(str(server.kubeconfig("plain", ("system:masters",))))
     try:
         deployments = await create_all(bench, count)
-        manifests = [children_of(sd) for sd in deployments]
+        path = path_of(CHILDREN["ConfigMap"], PLAIN)
+        owner = await bench.call("POST", path, body={"metadata": {"name": "owner"}})
+        manifests = [children_of(sd, owner) for sd in deployments]
         share = len(manifests) // len(CONCURRENCIES)
         rates = {}
         for number, concurrency in enumerate(CONCURRENCIES):

@@ -1,6 +1,7 @@
 """One operator process: connects, builds the parts, runs until it is told to stop."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ __all__ = ["KubeOperator"]
 log = logging.getLogger(__name__)
 
 _ANEW_SECONDS: Final = 1.0
+_AT_ONCE: Final = 20
 
 
 def _now() -> datetime:
@@ -166,6 +168,9 @@ class KubeOperator:
         """No pass before everything is known: a child that is not seen yet would be made again."""
         for event in known:
             await event.wait()
+        # What is here by now stays: a collection that looks through it takes longer than a pass.
+        gc.collect()
+        gc.freeze()
         self.ready.set()
         await self.queue.run()
 
@@ -181,8 +186,11 @@ class KubeOperator:
         await self.ready.wait()
         while True:
             await asyncio.sleep(self._config.resync_seconds)
-            for key in self.view.all_keys():
+            for number, key in enumerate(self.view.all_keys()):
                 self.queue.add(key)
+                if number % _AT_ONCE == 0:
+                    # What changes meanwhile does not wait for all of them.
+                    await asyncio.sleep(0)
 
     async def _tell_health(self) -> None:
         while True:

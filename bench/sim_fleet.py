@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 __all__ = ["ByteCounter", "SimFleet"]
 
@@ -67,7 +67,6 @@ class ByteCounter:
         self._target = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -90,15 +89,13 @@ class ByteCounter:
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A connection that was accepted last has a task that has not begun.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
             await asyncio.gather(
@@ -109,7 +106,6 @@ class ByteCounter:
             pass
         finally:
             writer.close()
-            self._tasks.discard(task)
 
     async def _pipe(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_counted: bool

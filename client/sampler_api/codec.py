@@ -1,18 +1,20 @@
 """Frames to bytes and back. Pure; a malformed frame raises ProtocolError and nothing else.
 
-The cost that matters is the client's: :func:`scatter` gives every sequence of a frame its slices of
-the frame's bytes, which are joined once when the sequence is read, so a token costs two copies of
-eight bytes and no Python object.
+The cost that matters is the client's: :func:`scatter` gives every sequence of a frame its rows as
+one piece, and the pieces are joined once when the sequence is read, so a token costs a few copies
+of eight bytes and no Python object.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeVar
+from functools import lru_cache
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from .columns import Chunks
+from .columns import Chunks, row_type
 from .errors import ProtocolError
 from .frames import (
     Block,
@@ -43,7 +45,6 @@ _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
 _server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
-_PIECES = tuple(f"{count * 4}s" for count in range(257))
 _FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
@@ -234,66 +235,55 @@ def scatter(
         counts = columns[a:b].cast(_FORMAT[cw]).tolist()
         if sum(counts) != tokens:
             raise ProtocolError("frame: counts do not add up to the block's tokens")
+        rows = _rows(k, tokens, columns, c)
         position += size
-        # Slices of bytes are cheaper than those of a view, and keep no frame alive.
-        plans.append((k, handles, counts, bytes(columns[b:c]), bytes(columns[c:position])))
+        plans.append((k, handles, counts, bytes(columns[b:c]), rows))
     touched: list[R] = []
     ended: list[tuple[int, int]] = []
     get = receivers.get
-    for k, handles, counts, flags, data in plans:
-        if k > 1:
-            _scatter_top(k, handles, counts, data, receivers, touched)
-        else:
-            pieces = _pieces(counts)
-            parts = pieces.unpack_from(data)
-            values = pieces.unpack_from(data, len(data) >> 1) if k else parts
-            for receiver, part, value in zip(map(get, handles), parts, values, strict=True):
-                if receiver is not None and part:
-                    into = receiver.columns
-                    if into.k != k:
-                        into.add(part, k, value)
-                    else:
-                        into.parts.append(part)
-                        if k:
-                            into.parts.append(value)
-                    touched.append(receiver)
+    for k, handles, counts, flags, rows in plans:
+        pieces = _pieces(counts, rows.itemsize).unpack_from(rows.data)
+        for receiver, piece in zip(map(get, handles), pieces, strict=True):
+            if receiver is not None and piece:
+                into = receiver.columns
+                if into.k == k:
+                    into.parts.append(piece)
+                else:
+                    into.add(piece, k)
+                touched.append(receiver)
         if any(flags):
             ended += [(h, f) for h, f in zip(handles, flags, strict=True) if f]
     return touched, ended, position
 
 
-def _pieces(counts: list[int]) -> struct.Struct:
-    """Cuts a column of so many entries, four bytes each, into one piece a delta, all in C."""
+def _rows(k: int, tokens: int, columns: memoryview, start: int) -> NDArray[Any]:
+    """A block's columns as one row a token, so that each delta is one piece."""
+    rows = np.empty(tokens, row_type(k))
+    ids = np.frombuffer(columns, np.int32, tokens * (1 + (k if k > 1 else 0)), start)
+    rows["token"] = ids[:tokens]
+    if k:
+        values = np.frombuffer(columns, np.float32, tokens * k, start + ids.nbytes)
+        if k == 1:
+            rows["logprob"] = values
+        else:
+            rows["top_ids"] = ids[tokens:].reshape(tokens, k)
+            rows["top_logprobs"] = values.reshape(tokens, k)
+    return rows
+
+
+def _pieces(counts: list[int], width: int) -> struct.Struct:
+    """Cuts rows of ``width`` bytes into one piece a delta, all in C."""
     if counts and counts.count(counts[0]) == len(counts):
-        return struct.Struct(f"{counts[0] * 4}s" * len(counts))
-    if max(counts, default=0) < len(_PIECES):
-        return struct.Struct("".join([_PIECES[count] for count in counts]))
-    return struct.Struct("".join([f"{count * 4}s" for count in counts]))
+        return struct.Struct(f"{counts[0] * width}s" * len(counts))
+    words = _words(width)
+    if max(counts, default=0) < len(words):
+        return struct.Struct("".join([words[count] for count in counts]))
+    return struct.Struct("".join([f"{count * width}s" for count in counts]))
 
 
-def _scatter_top(
-    k: int,
-    handles: list[int],
-    counts: list[int],
-    data: bytes,
-    receivers: Mapping[int, R],
-    touched: list[R],
-) -> None:
-    ids_at = sum(counts) * 4
-    values_at = ids_at * (1 + k)
-    done = 0
-    for handle, count in zip(handles, counts, strict=True):
-        end = done + count * 4
-        receiver = receivers.get(handle)
-        if receiver is not None and count:
-            receiver.columns.add(
-                data[done:end],
-                k,
-                data[ids_at + done * k : ids_at + end * k],
-                data[values_at + done * k : values_at + end * k],
-            )
-            touched.append(receiver)
-        done = end
+@lru_cache(maxsize=16)
+def _words(width: int) -> tuple[str, ...]:
+    return tuple(f"{count * width}s" for count in range(257))
 
 
 class PromptColumns(msgspec.Struct, gc=False):

@@ -1,12 +1,15 @@
 """The columns of one sequence: bytes while it grows, arrays at the end."""
 
+from functools import lru_cache
+from typing import Any
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .logprobs import LogprobRows
 
-__all__ = ["Chunks", "Columns"]
+__all__ = ["Chunks", "Columns", "row_type"]
 
 # A class is turned into its dtype at every call; these save that.
 _I32 = np.dtype(np.int32)
@@ -58,73 +61,83 @@ class Columns:
         return LogprobRows(ids, np.frombuffer(self.top_logprobs, np.float32).reshape(shape))
 
 
-class Chunks(msgspec.Struct, gc=False, eq=False):
-    """Where a sequence arrives: the same columns as the pieces that came, joined when read.
+@lru_cache(maxsize=256)
+def row_type(k: int) -> "np.dtype[Any]":
+    """What one token is where it arrives: ``token`` i32; for k = 1 its ``logprob`` f32; for k > 1
+    ``top_ids`` i32 [k] and ``top_logprobs`` f32 [k]."""
+    fields: list[Any] = [("token", _I32)]
+    if k == 1:
+        fields.append(("logprob", _F32))
+    elif k > 1:
+        fields += [("top_ids", _I32, (k,)), ("top_logprobs", _F32, (k,))]
+    return np.dtype(fields)
 
-    Whoever receives a delta appends its pieces to ``parts``, in this order: tokens; for k = 1 their
-    logprobs; for k > 1 top ids and top logprobs. One list, because what a token costs is mostly the
-    memory that is touched for it.
+
+class Chunks(msgspec.Struct, gc=False, eq=False):
+    """Where a sequence arrives: rows of ``row_type(k)``, in the pieces that came.
+
+    A token and its logprobs lie together until the sequence is read: what a token costs on its way
+    is mostly the number of objects that are touched for it.
     """
 
     k: int = 0
     parts: list[bytes] = []
+    """Whoever receives rows of this ``k`` appends them here."""
+    is_short: bool = False
+    """Some tokens came without the logprobs that were asked for."""
 
     def __len__(self) -> int:
-        return len(self.tokens) >> 2
+        return sum(map(len, self.parts)) // row_type(self.k).itemsize
 
-    @property
-    def _stride(self) -> int:
-        return min(self.k, 2) + 1
-
-    def add(self, tokens: bytes, k: int, *columns: bytes) -> None:
-        """Append a delta that was made for ``k``. Made for another k than this, it has no logprobs
-        for it: they are missing then, which ``arrays`` raises."""
-        self.parts.append(tokens)
-        stride = self._stride
-        if stride > 1:
-            self.parts += columns if k == self.k else (b"",) * (stride - 1)
+    def add(self, rows: bytes, k: int) -> None:
+        """Append rows of any ``k``. Made for another than this, they have no logprobs for it: they
+        are missing then, which ``arrays`` raises."""
+        if k != self.k:
+            own = np.zeros(len(rows) // row_type(k).itemsize, row_type(self.k))
+            own["token"] = np.frombuffer(rows, row_type(k))["token"]
+            rows = own.tobytes()
+            self.is_short = self.is_short or (len(own) > 0 and self.k > 0)
+        self.parts.append(rows)
 
     def extend(self, columns: Columns) -> None:
         """Append a copy of ``columns``."""
-        logprobs = (
-            (columns.logprobs,) if columns.k == 1 else (columns.top_ids, columns.top_logprobs)
-        )
-        self.add(bytes(columns.tokens), columns.k, *map(bytes, logprobs))
+        k, length = columns.k, len(columns)
+        rows = np.empty(length, row_type(k))
+        rows["token"] = columns.token_ids
+        if k == 1:
+            rows["logprob"] = np.frombuffer(columns.logprobs, _F32)
+        elif k > 1:
+            rows["top_ids"] = np.frombuffer(columns.top_ids, _I32).reshape(length, k)
+            rows["top_logprobs"] = np.frombuffer(columns.top_logprobs, _F32).reshape(length, k)
+        self.add(rows.tobytes(), k)
 
     def truncate(self, length: int) -> None:
         """Drop everything after the first ``length`` tokens."""
-        tokens, *others = self._joined()
-        width = length * 4 * self.k
-        self.parts = [tokens[: length * 4], *(other[:width] for other in others)]
+        self.parts = [self._joined()[: length * row_type(self.k).itemsize]]
 
-    def _joined(self) -> list[bytes]:
-        """One piece a column; stays so until more arrives."""
-        parts, stride = self.parts, self._stride
-        if len(parts) != stride:
-            parts[:] = [b"".join(parts[column::stride]) for column in range(stride)]
-        return parts
-
-    @property
-    def tokens(self) -> bytes:
-        """Tokens i32 [T]."""
-        return self._joined()[0]
+    def _joined(self) -> bytes:
+        """One piece; stays so until more arrives."""
+        parts = self.parts
+        if len(parts) != 1:
+            parts[:] = [b"".join(parts)]
+        return parts[0]
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
-        """Tokens as an array over the bytes, which never change."""
-        return np.frombuffer(self._joined()[0], _I32)
+        """Tokens i32 [T]."""
+        ids: NDArray[np.int32] = np.frombuffer(self._joined(), row_type(self.k))["token"].copy()
+        return ids
 
     def arrays(self) -> tuple[NDArray[np.int32], LogprobRows | None]:
         """Tokens i32 [T] and their logprob rows, ``None`` when none were asked for. Raises
         ValueError when one is missing."""
-        joined = self._joined()
-        ids = np.frombuffer(joined[0], _I32)
-        if self.k == 0:
+        k = self.k
+        rows = np.frombuffer(self._joined(), row_type(k))
+        ids = rows["token"].copy()
+        if k == 0:
             return ids, None
-        values = np.frombuffer(joined[-1], _F32)
-        if self.k == 1:
-            return ids, LogprobRows(ids, values)
-        shape = (len(ids), self.k)
-        return ids, LogprobRows(
-            np.frombuffer(joined[1], _I32).reshape(shape), values.reshape(shape)
-        )
+        if self.is_short:
+            raise ValueError(f"not every one of {len(ids)} tokens came with its {k} logprobs")
+        if k == 1:
+            return ids, LogprobRows(ids, rows["logprob"].copy())
+        return ids, LogprobRows(rows["top_ids"].copy(), rows["top_logprobs"].copy())

@@ -28,7 +28,7 @@ __all__ = [
 StopReason = Literal["length", "stop", "abort", "error"]
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
+class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens ``start`` to ``end`` of a sequence came from one attempt on one replica.
 
     ``ended`` says why the segment ended: ``finished``, or what made the sequence move (``drained``,
@@ -44,7 +44,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     reproducible: bool = True
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one response: the prompt, all completions, and how many the client asked for
     twice."""
 
@@ -209,18 +209,60 @@ def _rebuild(
     )
 
 
-class SampleResponse(msgspec.Struct, kw_only=True):
+class SampleResponse:
     """All sequences of one input.
 
+    ``prompt_token_ids`` may be given as an array i32 [P], and is a list for whoever reads it.
     ``prompt_logprobs[i]`` is the raw logprob of prompt token i (element 0 is ``None``);
     ``topk_prompt_logprobs[i]`` has exactly k candidates, descending.
     """
 
-    sequences: list[SampledSequence]
-    prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[float | None] | None = None
-    topk_prompt_logprobs: list[LogprobRow | None] | None = None
-    usage: Usage | None = None
+    __slots__ = ("_prompt", "prompt_logprobs", "sequences", "topk_prompt_logprobs", "usage")
+
+    def __init__(
+        self,
+        sequences: list[SampledSequence],
+        prompt_token_ids: list[int] | NDArray[np.int32] | None = None,
+        prompt_logprobs: list[float | None] | None = None,
+        topk_prompt_logprobs: list[LogprobRow | None] | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        self.sequences = sequences
+        self._prompt = prompt_token_ids
+        self.prompt_logprobs = prompt_logprobs
+        self.topk_prompt_logprobs = topk_prompt_logprobs
+        self.usage = usage
+
+    @property
+    def prompt_token_ids(self) -> list[int] | None:
+        """The ids that the prompt became; ``None`` where it was refused before that."""
+        prompt = self._prompt
+        if isinstance(prompt, np.ndarray):
+            ids: list[int] = prompt.tolist()
+            self._prompt = prompt = ids
+        return prompt
+
+    @prompt_token_ids.setter
+    def prompt_token_ids(self, value: list[int] | None) -> None:
+        self._prompt = value
+
+    def _fields(self) -> tuple[Any, ...]:
+        scores = self.prompt_logprobs, self.topk_prompt_logprobs
+        return self.sequences, self.prompt_token_ids, *scores, self.usage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleResponse, self._fields()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SampleResponse):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        size = len(self.prompt_token_ids or ())
+        return f"SampleResponse({size} prompt tokens, sequences={self.sequences!r})"
 
 
 class Responses(list[SampleResponse]):

@@ -9,7 +9,7 @@ import msgspec
 __all__ = ["AdapterRevision", "Revision"]
 
 
-class Revision(msgspec.Struct, frozen=True, array_like=True):
+class Revision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The weights of a sample: base digest and adapter digest (``None``: the base alone), both
     ``sha256:…``."""
 

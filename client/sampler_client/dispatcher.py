@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
     EngineDead,
-    PayloadTooLarge,
     ProtocolError,
     RevisionGone,
     SamplerClosed,
@@ -34,21 +33,16 @@ from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
 
-from .backlog import Backlog, Item
-from .balancer import Order, pick
 from .endings import begin_anew, close_segment, count_death, end_if_complete, error_of, note_error
 from .leftovers import Leftovers, attempt_of
-from .meeting import UNBOUNDED, Meeting
-from .placement import Takers
-from .quarantine import Quarantine, is_suspect
 from .replica import Replica
 from .settings import ClientSettings
+from .waiting import Waiting
 
 __all__ = ["Dispatcher"]
 
 log = logging.getLogger("sampler_client")
 
-_EXPECTED_TOKENS = 256.0
 _EARLY_DEATH_SECONDS = 10.0
 _SHORTEST_REST_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 16.0
@@ -62,12 +56,8 @@ class Dispatcher:
         self.replicas: dict[str, Replica] = {}
         self.ticks = 0
         self._wake = wake
-        self._backlog = Backlog()
-        self._quarantine = Quarantine()
-        self._takers = Takers()
-        self._meeting = Meeting()
+        self._waiting = Waiting(self._give)
         self._next_seq = 0
-        self._expected = _EXPECTED_TOKENS
         self._leftovers = Leftovers()
         self._unserved_since: dict[str, int] = {}
         self._is_closed = False
@@ -82,7 +72,7 @@ class Dispatcher:
         for group in groups:
             group.seq = self._next_seq
             self._next_seq += 1
-            self._backlog.put(group)
+            self._waiting.put(group)
         if self._is_closed:
             self.close()
         self.pump()
@@ -94,14 +84,13 @@ class Dispatcher:
                 if child.flag == RUNNING:
                     self._cancel(child)
                     group.end_child(child, ABORT)
-        self._backlog.compact()
+        self._waiting.compact()
         self.pump()
 
     def _cancel(self, child: ChildWork) -> None:
         handle = child.handle
         if handle < 0:
-            if not is_suspect(child):
-                self._backlog.cancelled()
+            self._waiting.cancelled(child)
             return
         for replica in self.replicas.values():
             if replica.children.get(handle) is child:
@@ -115,75 +104,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Give waiting groups to replicas as long as credit lasts."""
-        if self._quarantine:
-            for replica, child in self._quarantine.admit(self.replicas.values()):
-                self._give(replica, child.group, [child], self._cost(child.group), is_urgent=True)
-        backlog = self._backlog
-        if not backlog:
-            return
-        usable = [r for r in self.replicas.values() if r.is_usable]
-        if usable != self._takers.replicas:
-            self._takers = Takers(usable)
-            # Among them may be one for what nobody could serve before.
-            backlog.unpark()
-        if usable and not self._meeting.is_over:
-            running = sum(len(r.children) for r in usable)
-            share = self._meeting.share(backlog.waiting + running, len(usable), self.ticks)
-            self._give_out(usable, share)
-            if not self._meeting.is_over:
-                return
-        self._give_out(usable, UNBOUNDED)
-
-    def _give_out(self, usable: Sequence[Replica], share: int) -> None:
-        for replica in usable:
-            replica.share = share
-        backlog, takers = self._backlog, self._takers
-        total = sum(r.load_tokens for r in usable)
-        while usable and (item := backlog.head()) is not None:
-            group, children = item
-            # Only what has begun has an output, or was refused somewhere.
-            is_again = children[0].attempt > 0 or children[0].started > 0
-            if (is_again or len(group.prompt_ids) > takers.largest) and not self._fits_a_frame(
-                group, children
-            ):
-                continue
-            able, order = takers.replicas, takers.order
-            if is_again or group.ref.base != takers.base:
-                able = takers.able(group, children)
-                if not able:
-                    if children[0].flag == RUNNING:
-                        backlog.park()
-                    else:
-                        backlog.take()
-                    continue
-                if len(able) != len(usable):
-                    order = Order(r.salt for r in able)
-            number = len(children)
-            cost = self._cost(group)
-            chosen = pick(group.key, able, order, number, cost * number, total)
-            if chosen is None:
-                break
-            backlog.take()
-            total += cost * number
-            self._give(able[chosen], group, children, cost)
-
-    def _fits_a_frame(self, group: Group, children: Sequence[ChildWork]) -> bool:
-        """Whether the head of the backlog may go in one frame; else it is split, or refused."""
-        largest = self._takers.largest
-        size = len(group.prompt_ids) + sum(len(child.columns) for child in children)
-        if size <= largest:
-            return True
-        if len(children) > 1:
-            self._backlog.split()
-            return False
-        self._backlog.take()
-        error = PayloadTooLarge(
-            f"input_ids: {size} tokens of prompt and output, and replicas here take at most "
-            f"{largest} in a frame; shorten the input",
-            "input_ids",
-        )
-        group.end_child(children[0], ERROR, error=error)
-        return False
+        self._waiting.pump(self.replicas, self.ticks)
 
     def _give(
         self,
@@ -191,7 +112,7 @@ class Dispatcher:
         group: Group,
         children: Sequence[ChildWork],
         cost: int,
-        is_urgent: bool = False,
+        is_urgent: bool,
     ) -> None:
         ticks = self.ticks
         for child in children:
@@ -199,37 +120,26 @@ class Dispatcher:
         replica.submit(group, children, cost, is_urgent)
         self._wake(replica)
 
-    def _cost(self, group: Group) -> int:
-        wanted = group.params.max_tokens
-        expected = self._expected if wanted is None else min(wanted, self._expected)
-        return len(group.prompt_ids) + int(expected)
-
     def demand(self) -> tuple[int, int]:
         """Sequences and tokens that wait, as one replica's share."""
-        waiting = self._backlog.waiting
-        if not waiting:
-            return 0, 0
-        number = max(1, sum(r.is_usable for r in self.replicas.values()))
-        sequences = -(-waiting // number)
-        first = self._backlog.head()
-        return sequences, sequences * (self._cost(first[0]) if first else 1)
+        return self._waiting.demand(sum(r.is_usable for r in self.replicas.values()))
 
     # -- what connections report -------------------------------------------------------------------
 
     def expect(self, url: str) -> None:
         """An endpoint of the fleet is called for the first time."""
-        self._meeting.expect(url)
+        self._waiting.meeting.expect(url)
 
     def unreachable(self, url: str) -> None:
         """It does not answer."""
-        if not self._meeting.is_over:
-            self._meeting.met(url)
+        if not self._waiting.meeting.is_over:
+            self._waiting.meeting.met(url)
             self.pump()
 
     def connected(self, replica: Replica, lost: Sequence[ChildWork]) -> None:
         """A session is open. ``lost`` were in flight on an earlier session of the same
         incarnation."""
-        self._meeting.met(replica.url)
+        self._waiting.meeting.met(replica.url)
         self.replicas[replica.url] = replica
         replica.is_connected = True
         replica.forget(self._leftovers.take(replica.url, replica.incarnation))
@@ -266,7 +176,7 @@ class Dispatcher:
 
     def forget(self, url: str) -> None:
         """An endpoint has left the fleet."""
-        self._meeting.met(url)
+        self._waiting.meeting.met(url)
         self.replicas.pop(url, None)
         self._leftovers.forget(url)
         self.pump()
@@ -330,7 +240,7 @@ class Dispatcher:
                 end = len(child.columns)
                 segment = Segment(name, revision, child.started, end, "finished", is_reproducible)
                 child.segments = (*child.segments, segment)
-                self._expected += (end - self._expected) * 0.01
+                self._waiting.learn(end)
                 replica.backoff.succeed()
                 group.end_child(child, flag, matched=detail.matched if detail else None)
             elif flag in (HANDED_OVER, ABORT):
@@ -364,11 +274,8 @@ class Dispatcher:
                 continue
             child.attempt += 1
             child.handle = -1
-            if is_suspect(child):
-                self._quarantine.add(child)
-            else:
-                going.append(child)
-        self._backlog.put_first(_in_groups(going))
+            going.append(child)
+        self._waiting.put_back(going)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -385,7 +292,7 @@ class Dispatcher:
         self._fail_gone(self._ticks_of(self.settings.gone_timeout))
         # Not any(): every rest is to be looked at.
         rested = [r for r in self.replicas.values() if r.backoff.has_rested(self.ticks)]
-        if rested or not self._meeting.is_over:
+        if rested or not self._waiting.meeting.is_over:
             self.pump()
         return silent
 
@@ -408,7 +315,7 @@ class Dispatcher:
 
     def _fail_gone(self, patience: int) -> None:
         served = {r.hello.card.base for r in self.replicas.values()}
-        wanted = self._backlog.bases() | self._quarantine.bases()
+        wanted = self._waiting.bases()
         gone = wanted - served if served else set[str]()
         self._unserved_since = {b: self._unserved_since.get(b, self.ticks) for b in gone}
         for base, since in self._unserved_since.items():
@@ -424,19 +331,15 @@ class Dispatcher:
         """What waits for a base that is gone starts again on the one that was met last."""
         served = [replica.hello.card.base for replica in self.replicas.values()][-1]
         log.warning("no replica serves %s any more: beginning anew on %s", gone, served)
-        children = self._take_waiting(lambda group: group.ref.base == gone)
+        children = self._waiting.take(lambda group: group.ref.base == gone)
         for child in children:
             begin_anew(child, served)
-        self._backlog.put_first(_in_groups(children))
+        self._waiting.put_back(children)
         self.pump()
 
     def _fail(self, concerns: Callable[[Group], bool], error: SamplerError) -> None:
-        for child in self._take_waiting(concerns):
+        for child in self._waiting.take(concerns):
             child.group.end_child(child, ERROR, error=type(error)(error.message, error.field))
-
-    def _take_waiting(self, concerns: Callable[[Group], bool]) -> list[ChildWork]:
-        taken = self._backlog.remove(concerns)
-        return taken + self._quarantine.take(lambda child: concerns(child.group))
 
     def fail_waiting(self, error: SamplerError) -> None:
         """No endpoint has ever answered: everything that waits fails."""
@@ -450,11 +353,3 @@ class Dispatcher:
         for child in running:
             child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)
-
-
-def _in_groups(children: Iterable[ChildWork]) -> list[Item]:
-    """Siblings together, in the order of submission."""
-    by_group: dict[int, tuple[Group, list[ChildWork]]] = {}
-    for child in children:
-        by_group.setdefault(child.group.seq, (child.group, []))[1].append(child)
-    return [by_group[seq] for seq in sorted(by_group)]

@@ -177,7 +177,7 @@ class Replica:
                 Child(self._handle(child, cost), child.k, child.attempt, child.seed, length)
             )
             if length:
-                self._output_columns.append(child.columns.tokens)
+                self._output_columns.append(child.columns.token_ids.data)
                 self._bytes += length << 2
         prompt = group.prompt_ids
         frame.submits.append(

@@ -109,17 +109,12 @@ _notifiers_lock = threading.Lock()
 
 def respond(group: Group, view: SequenceView, revision: Revision) -> SampleResponse:
     """The response of a group whose children have all ended."""
-    children = group.children
-    sequences = [_sequence(child, view, revision) for child in children]
+    sequences = [_sequence(child, view, revision) for child in group.children]
+    tokens = sum([len(sequence.token_ids) for sequence in sequences])
+    segments = sum([len(child.segments) for child in group.children])
+    prompt = group.prompt_ids
+    response = SampleResponse(sequences, prompt, usage=Usage(len(prompt), tokens, segments))
     scores = group.prompt_scores
-    tokens = 0
-    segments = 0
-    for child, sequence in zip(children, sequences, strict=True):
-        tokens += len(sequence.token_ids)
-        segments += len(child.segments)
-    response = SampleResponse(
-        sequences=sequences, usage=Usage(len(group.prompt_ids), tokens, segments)
-    )
     if scores is not None:
         response.prompt_logprobs = [None, *scores.logprobs[1:].tolist()]
         if scores.k:
@@ -130,7 +125,6 @@ def respond(group: Group, view: SequenceView, revision: Revision) -> SampleRespo
             ]
             top[0] = None
             response.topk_prompt_logprobs = top
-    response.prompt_token_ids = group.prompt_ids.tolist()
     return response
 
 

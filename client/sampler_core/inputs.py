@@ -38,6 +38,8 @@ _MEDIA_KEYS: Final = (
 _OTHER_KEYS: Final = ("routed_experts",)
 _UNSUPPORTED_KEYS: Final = frozenset((*_MEDIA_KEYS, *_OTHER_KEYS))
 _MESSAGE_MEDIA: Final = ("images", "videos", "audios")
+_I32: Final = np.dtype(np.int32)
+_I64: Final = np.dtype(np.int64)
 _SHAPE_HINT: Final = "give {'messages': [...]} or {'input_ids': [...]}, or a list of them"
 
 
@@ -152,7 +154,7 @@ def _array(value: Any) -> NDArray[Any]:
             position = next(i for i, item in enumerate(value) if type(item) is kind)
             raise _fail(f"must hold integers, not {value[position]!r} at position {position}")
     try:
-        return np.array(value, np.int64)
+        return np.array(value, _I64)
     except OverflowError:
         position = next(i for i, item in enumerate(value) if not -(2**63) <= int(item) < 2**63)
         raise _fail(f"{value[position]} at position {position} is no token id") from None
@@ -206,9 +208,9 @@ def prompt_ids(
     if length == 0:
         raise _fail("the prompt is empty; give at least one token")
     # Seen without sign a negative id is a huge one: a single pass finds both kinds.
-    outside = array.astype(np.uint64) >= vocab_size
-    if outside.any():
-        position = int(outside.argmax())
+    unsigned = array.view(np.uint64) if array.dtype == _I64 else array.astype(np.uint64)
+    if unsigned.max() >= vocab_size:
+        position = int((unsigned >= vocab_size).argmax())
         raise _fail(
             f"{int(array[position])} at position {position} is outside the vocabulary "
             f"(0 to {vocab_size - 1})"
@@ -219,7 +221,7 @@ def prompt_ids(
             f"at most {context_limit - 1} leave room for one more"
         )
     _check_columns(feature, length)
-    return array.astype(np.int32)
+    return array.astype(_I32)
 
 
 def resolve_num_samples(params: SamplingParams, num_samples: int = 1) -> int:

@@ -318,7 +318,7 @@ def test_many_cancelled_groups_leave_nothing_behind() -> None:
     for group in groups[1:]:
         world.dispatcher.cancel([group])
     assert world.dispatcher.demand()[0] == 1
-    assert len(world.dispatcher._backlog._items) < 2000
+    assert len(world.dispatcher._waiting._backlog._items) < 2000
     assert [asked.seq for asked in world.start("a").take().asked.values()] == [0]
 
 

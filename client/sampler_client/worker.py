@@ -25,6 +25,7 @@ from sampler_api.errors import (
 )
 from sampler_api.frames import ModelCard, ServerHello
 from sampler_core.groups import Group
+from sampler_core.loops import new_event_loop
 
 from .connection import Connection
 from .discovery import Discovery, Endpoint
@@ -63,7 +64,7 @@ class Worker:
         self._inbox: deque[Group] = deque()
         self._is_awake = False
         self._is_over = False
-        self._loop = _new_loop()
+        self._loop = new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="sampler-client", daemon=True)
 
@@ -300,12 +301,3 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from sampler_core.loops import new_event_loop
+
 from .errors import OperatorError
 from .settings import OperatorConfig, default_images
 
@@ -86,7 +88,8 @@ def run(
         operator = KubeOperator(config)
         if metrics_port:
             serve_probes(metrics_port, operator.health, REGISTRY)
-        asyncio.run(operator.run())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(operator.run())
     except OperatorError as error:
         _fail(error.message, 1)
 

@@ -5,6 +5,7 @@
   * ClusterError    a call to the cluster (or to this machine, in the local runtime)
     * Refused         the object is wrong: it will be refused again until the spec changes
     * Denied          the operator has no right to do this; the message names verb and resource
+      * NamespaceGoing  the namespace is being deleted, and takes nothing new
     * Missing         the kind or its namespace does not exist
     * Unavailable     no answer, or one that says to come again (retryable)
   * Unreachable     a replica gave no status (retryable)
@@ -20,6 +21,7 @@ __all__ = [
     "Denied",
     "InvalidSpec",
     "Missing",
+    "NamespaceGoing",
     "NotStructural",
     "OperatorError",
     "Refused",
@@ -55,6 +57,10 @@ class ClusterError(OperatorError):
 
 class Refused(ClusterError):
     """The API server refuses the object."""
+
+
+class NamespaceGoing(Refused):
+    """The namespace is being deleted: everything in it goes, and nothing is to be put there."""
 
 
 class Denied(ClusterError):

@@ -13,7 +13,7 @@ from sampler_api.fleet import AdaptersConfig
 from . import names
 from .adapter_plan import adapters_config, recorded
 from .claims import AccessModes, shared_claims
-from .errors import ClusterError, InvalidSpec, Missing
+from .errors import ClusterError, InvalidSpec, Missing, NamespaceGoing
 from .metrics import OperatorMetrics
 from .names import Key
 from .objects import Manifest, ref_of
@@ -60,6 +60,8 @@ class Reconciler:
         self._claims: dict[tuple[str, str], tuple[datetime, AccessModes | None]] = {}
         self._settled: dict[Key, tuple[int | None, int]] = {}
         self._untold: dict[Key, tuple[str, ...]] = {}
+        self._going: dict[Key, str] = {}
+        """Those whose namespace is being deleted, by uid."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; the seconds after which to look again, if needed. Raises Unavailable."""
@@ -71,8 +73,9 @@ class Reconciler:
         if observed is None:
             self._forget(key)
             return None
-        if observed.sd["metadata"].get("deletionTimestamp"):
-            return None  # the children go with their owner
+        meta = observed.sd["metadata"]
+        if meta.get("deletionTimestamp") or self._going.get(key) == meta["uid"]:
+            return None  # the children go with their owner, or with their namespace
         outcome = await self._pass(key, observed)
         if not outcome.has_written and outcome.look_after is None:
             self._settled[key] = stamp
@@ -93,6 +96,10 @@ class Reconciler:
         plan = planned(sd, observed, config, self._settings)
 
         failures = await self._act(key, observed, plan)
+        if any(isinstance(failure, NamespaceGoing) for failure in failures):
+            log.info("%s: its namespace is being deleted", key)
+            self._going[key] = observed.sd["metadata"]["uid"]
+            return _Outcome(has_written=True)
         self._reporter.expect(key, observed.pods, config.declared_hash)
         await self._nudge(key, observed, reports, config)
         has_written = bool(plan.applies or plan.deletes)
@@ -126,6 +133,7 @@ class Reconciler:
         self._reporter.forget(key)
         self._status_written.pop(key, None)
         self._untold.pop(key, None)
+        self._going.pop(key, None)
         self._metrics.states.pop(key, None)
 
     # -- gather ------------------------------------------------------------------------------------

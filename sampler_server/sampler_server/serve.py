@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from sampler_api.errors import BaseMismatch, SamplerError
 from sampler_api.revisions import Revision
 from sampler_core.base_files import tokenizer_files
+from sampler_core.loops import new_event_loop
 from sampler_core.termination import report_end
 
 from .app import create_app
@@ -57,20 +58,12 @@ def serve(
     exit code 1.
     """
     try:
-        with _runner() as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_Process(settings, engine, adapters, routers, tokenizer_files).run())
     except (SamplerError, OSError) as error:
         report_end(f"{type(error).__name__}: {error}", settings.termination_log)
         return 1
     return 0
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 class _Process:

@@ -14,6 +14,9 @@ from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
 from tests.proxy import wait_until
 
+from sampler_operator.errors import NamespaceGoing
+from sampler_operator.kube.api import KubeApi
+
 pytestmark = pytest.mark.timeout(150)  # the API server is down, or starts, for half a minute
 
 OUTAGE_SECONDS = 20
@@ -149,3 +152,21 @@ def test_an_api_server_that_hangs_delays_and_breaks_nothing(
     for fleet in fleets:
         assert_rolled_out_once(fleet)
     assert [child_uids(fleet) for fleet in fleets] == before
+
+
+async def test_a_namespace_that_is_being_deleted_is_told_from_other_refusals(
+    api_server: ApiServer, namespace: str
+) -> None:
+    client, name = api_server.client, f"{namespace}-going"
+    maps = f"/api/v1/namespaces/{name}/configmaps"
+    client.post("/api/v1/namespaces", {"metadata": {"name": name}})
+    held = {"metadata": {"name": "held", "finalizers": ["tests.sampler.dev/held"]}}
+    client.post(maps, held)
+    client.delete(f"/api/v1/namespaces/{name}")
+    api = await KubeApi.connect(str(api_server.kubeconfig("going", ("system:masters",))))
+    try:
+        with pytest.raises(NamespaceGoing, match="because it is being terminated"):
+            await api.call("POST", maps, body={"metadata": {"name": "late"}})
+    finally:
+        await api.close()
+        client.patch(f"{maps}/held", {"metadata": {"finalizers": None}})

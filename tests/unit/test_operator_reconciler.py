@@ -19,7 +19,14 @@ from tests.operator_fakes import (
 from tests.spec_cases import VOLUME, adapter
 
 from sampler_api.fleet import AdaptersConfig, AdapterState, DeclaredAdapter, ReplicaStatus
-from sampler_operator.errors import ClusterError, Denied, Missing, Refused, Unavailable
+from sampler_operator.errors import (
+    ClusterError,
+    Denied,
+    Missing,
+    NamespaceGoing,
+    Refused,
+    Unavailable,
+)
 from sampler_operator.names import Ref
 from sampler_operator.objects import Manifest
 from sampler_operator.plan import BuildSettings
@@ -406,6 +413,22 @@ async def test_what_is_refused_is_told_and_looked_at_again(
     operator.clock.now += timedelta(seconds=10)
     assert await operator.written() == ["apply Deployment fleet", "status"]
     assert conditions(cluster)["Accepted"][0] == "True"
+
+
+async def test_nothing_more_is_written_into_a_namespace_that_is_being_deleted(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    cluster.fault = fails("apply ConfigMap fleet-adapters", NamespaceGoing("it is terminated"))
+    assert await operator.act() is None
+    assert "status" not in cluster.writes
+    cluster.fault = lambda write: None
+    cluster.put_sd(fleet({"replicas": 3}, generation=2))
+    assert await operator.written() == []
+    another = fleet()
+    another["metadata"]["uid"] = "another"
+    cluster.put_sd(another)
+    assert "apply ConfigMap fleet-adapters" in await operator.written()
 
 
 async def test_a_refused_change_does_not_hold_up_the_others(

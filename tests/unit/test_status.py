@@ -170,7 +170,11 @@ CASES = [
         deployment(0, 0, 0),
         (pod("fleet-b-1", template="b", is_ready=True, is_leaving=True),),
         {"Ready": "-Pending", "Progressing": "+RollingOut"},
-        {"Ready": "0 of 2 replicas ready; waits for 1 of its pods that are leaving"},
+        {
+            "Ready": "0 of 2 replicas ready; waits for 1 of its pods that are leaving",
+            "UpToDate": "0 of 2 replicas are of this generation, 0 ready; "
+            "waits for 1 of its pods that are leaving",
+        },
     ),
     Case(
         "counts of a former generation prove nothing",

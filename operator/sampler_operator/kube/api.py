@@ -20,7 +20,7 @@ from kubernetes.aio.config import (
 from kubernetes.aio.config.config_exception import ConfigException
 
 from .. import names
-from ..errors import ClusterError, Denied, Missing, Refused, Unavailable
+from ..errors import ClusterError, Denied, Missing, NamespaceGoing, Refused, Unavailable
 
 __all__ = ["APPLY", "MERGE", "KubeApi"]
 
@@ -167,6 +167,8 @@ def _error(status: int, data: bytes, call: str) -> ClusterError:
         message = " ".join(str(answer["message"]).split())
     except (msgspec.DecodeError, KeyError, TypeError):
         message = f"{call}: HTTP status {status}"
+    if status == 403 and _is_namespace_going(data):
+        return NamespaceGoing(message, field=str(status))
     if status == 403 and _KIND_UNKNOWN_YET in message:
         return Unavailable(message)
     if status == 403 and _NO_FINALIZERS in message:
@@ -178,3 +180,11 @@ def _error(status: int, data: bytes, call: str) -> ClusterError:
     if status in (400, 403, 409, 413, 422) or (status == 500 and "schema" in message):
         return Refused(message, field=str(status))
     return Unavailable(message)
+
+
+def _is_namespace_going(data: bytes) -> bool:
+    try:
+        causes = msgspec.json.decode(data)["details"]["causes"]
+        return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return False

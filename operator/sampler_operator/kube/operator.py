@@ -93,7 +93,7 @@ class KubeOperator:
         config = self._config
         await require_crd(self.api, config.namespaces)
         self.view = KubeView()
-        recorder = EventRecorder(self.api, _now, self.metrics)
+        recorder = EventRecorder(self.api, _now, self.metrics, lambda: len(self.queue) > 0)
         enqueue: Callable[[Key], None] = lambda key: self.queue.add(key)  # noqa: E731
         sweeper = Sweeper(self.api, self.view, enqueue, config.namespaces)
         informers = [

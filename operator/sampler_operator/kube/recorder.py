@@ -1,7 +1,8 @@
 """Events on SamplerDeployments, for ``kubectl describe``: written beside the passes, and slowly.
 
 Events are news for people. They never hold a pass up, and in a storm the API server has better
-things to do: what exceeds the rate waits, and what exceeds the queue is dropped.
+things to do: what exceeds the rate waits, the rate is low while passes wait, and what exceeds the
+queue is dropped.
 """
 
 import asyncio
@@ -30,17 +31,29 @@ _WAITING: Final = 1000
 _REMEMBERED: Final = 4096
 _BURST: Final = 25
 _PER_SECOND: Final = 10.0
+_PER_SECOND_IF_BUSY: Final = 1.0
+_LOOK_SECONDS: Final = 0.25
 _LONGEST: Final = 1024
 _CONFLICT: Final = "409"
 
 
 class EventRecorder:
-    """Equal events are one object with a count. ``put`` and ``run`` on one loop."""
+    """Equal events are one object with a count. ``put`` and ``run`` on one loop.
 
-    def __init__(self, api: KubeApi, now: Callable[[], datetime], metrics: OperatorMetrics) -> None:
+    ``is_busy`` says whether passes wait.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        now: Callable[[], datetime],
+        metrics: OperatorMetrics,
+        is_busy: Callable[[], bool],
+    ) -> None:
         self._api = api
         self._now = now
         self._metrics = metrics
+        self._is_busy = is_busy
         self._waiting: deque[tuple[Manifest, Event]] = deque()
         self._arrived = asyncio.Event()
         self._counts: OrderedDict[str, int] = OrderedDict()
@@ -61,10 +74,11 @@ class EventRecorder:
         while True:
             await self._arrived.wait()
             now = loop.time()
-            tokens = min(_BURST, tokens + (now - counted) * _PER_SECOND)
+            rate = _PER_SECOND_IF_BUSY if self._is_busy() else _PER_SECOND
+            tokens = min(_BURST, tokens + (now - counted) * rate)
             counted = now
             if tokens < 1:
-                await asyncio.sleep((1 - tokens) / _PER_SECOND)
+                await asyncio.sleep(min(_LOOK_SECONDS, (1 - tokens) / rate))
                 continue
             tokens -= 1
             meta, event = self._waiting.popleft()

@@ -138,9 +138,11 @@ def _cause(facts: Facts, faults: Sequence[Fault]) -> tuple[Reason, str]:
         return Reason.PENDING, "the Deployment does not exist yet"
     if facts.sd.spec.paused and not facts.counts.replicas:
         return Reason.PAUSED, "no replica starts while spec.paused is true"
-    if facts.leaving:
-        return Reason.PENDING, f"waits for {facts.leaving} of its pods that are leaving"
-    return Reason.PENDING, "pods are being created"
+    return Reason.PENDING, _leaving(facts) or "pods are being created"
+
+
+def _leaving(facts: Facts) -> str:
+    return f"waits for {facts.leaving} of its pods that are leaving" if facts.leaving else ""
 
 
 def up_to_date(facts: Facts) -> Condition:
@@ -189,7 +191,7 @@ def progressing(facts: Facts) -> Condition:
     if facts.sd.spec.paused and (facts.has_pending_change or not counts.replicas):
         said = "changes of the pod template wait until spec.paused is false"
         return _condition(kind, False, Reason.PAUSED, said)
-    return _condition(kind, True, _step(facts), _progress(counts))
+    return _condition(kind, True, _step(facts), _progress(counts), _leaving(facts))
 
 
 def _step(facts: Facts) -> Reason:

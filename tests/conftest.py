@@ -22,9 +22,8 @@ else:
     hypothesis.settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
-FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 180, "e2e": 300, "vllm": 300}
-"""A control plane on a busy machine needs long for what it does in a second otherwise; vLLM's
-processes import for half a minute, in the first test that wants them."""
+FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 60, "e2e": 300, "vllm": 300}
+"""vLLM's processes import for half a minute, in the first test that wants them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

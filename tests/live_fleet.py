@@ -21,7 +21,7 @@ __all__ = ["SIM", "LiveFleet"]
 SIM: Final[Mapping[str, Any]] = {"model": {"uri": "sim://policy"}, "engine": {"sim": {}}}
 """The shortest spec of pods that any node takes."""
 
-_WAIT_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 25.0
 # Each look costs the API server and this process some milliseconds that the operator needs too.
 _PAUSE_SECONDS: Final = 0.05
 _NAME_OF: Final = {"ConfigMap": "{}-adapters", "Discovery": "{}-replicas"}

@@ -323,7 +323,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 def wait_until(
-    condition: Callable[[], object], what: str, seconds: float = 45.0, pause_seconds: float = 0.01
+    condition: Callable[[], object], what: str, seconds: float = 20.0, pause_seconds: float = 0.01
 ) -> None:
     """Return as soon as ``condition`` holds. Raises AssertionError that says ``what`` did not."""
     ends = time.monotonic() + seconds

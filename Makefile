@@ -16,7 +16,7 @@ help: ## print this list
 
 venv: $(SETUP) ## make .venv (every target below does it by itself; PYTHON=… chooses the interpreter)
 
-$(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh
+$(SETUP): pyproject.toml requirements/constraints.txt scripts/setup_venv.sh scripts/package_index.sh
 	@scripts/setup_venv.sh
 
 venv-vllm: $(VLLM_SETUP) ## make .venv-vllm, with vLLM for machines without a GPU

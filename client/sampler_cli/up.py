@@ -10,6 +10,7 @@ from .failures import told
 
 if TYPE_CHECKING:
     from sampler_operator.local.requests import Request
+    from sampler_operator.local.state import FleetState
 
 __all__ = ["up"]
 
@@ -54,34 +55,37 @@ def up(
             typer.echo(note)
         name = request.folder.name
         if request.folder.holder():
-            _hand_over(request)
+            state = _hand_over(request)
         elif detach:
-            _start(request)
+            state = _start(request)
         else:
             from sampler_operator.local.__main__ import main
 
             request.write()
             raise typer.Exit(main(name))
-    typer.echo(f'fleet {name} is up to date: RemoteSampler("local://{name}")')
+    if state.is_paused:
+        typer.echo(f"fleet {name}: {state.condition('Progressing')['message']}")
+    else:
+        typer.echo(f'fleet {name} is up to date: RemoteSampler("local://{name}")')
 
 
-def _hand_over(request: "Request") -> None:
+def _hand_over(request: "Request") -> "FleetState":
     """To the runtime that is there; when the change fails, the fleet goes on with what it can."""
     from sampler_operator.local.requests import wait_until_up
     from sampler_operator.local.state import read_state
 
     before = read_state(request.folder)
-    wait_until_up(request.folder, request.write(), before, typer.echo)
+    return wait_until_up(request.folder, request.write(), before, typer.echo)
 
 
-def _start(request: "Request") -> None:
+def _start(request: "Request") -> "FleetState":
     """A runtime in the background; of a fleet that cannot start nothing is left but its logs."""
     from sampler_operator.local.requests import in_background, wait_until_up
 
     digest = request.write()
     runtime = in_background(request.folder)
     try:
-        wait_until_up(request.folder, digest, None, typer.echo)
+        return wait_until_up(request.folder, digest, None, typer.echo)
     except BaseException:
         runtime.terminate()
         runtime.wait()

@@ -317,6 +317,30 @@ def test_a_replica_has_a_device_of_its_own_and_a_new_one_waits_for_it(fleet: Fle
     assert "this machine has 1 GPU; set gpu.count: 0" in refused.stderr
 
 
+def test_a_pause_holds_back_what_was_not_rolled_out_before_it(fleet: Fleet) -> None:
+    faster = {"sim": {"decodeRate": 41, "maxNumSeqs": 8}}
+    fleet.write(replicas=1, paused=True)
+    told = fleet.up()
+    assert "changes of the pod template wait until spec.paused is false" in told
+    assert fleet.pods == {}
+    fleet.write(replicas=1)
+    fleet.up()
+    (before,) = fleet.pods
+    fleet.write(replicas=0)
+    fleet.up()
+    fleet.write(replicas=0, paused=True, engine=faster)
+    fleet.up()
+    fleet.write(replicas=1, paused=True, engine=faster)
+    fleet.up()
+    wait_until(lambda: any(pod.ready for pod in fleet.pods.values()), "a replica")
+    (during,) = fleet.pods
+    assert during.rpartition("-")[0] == before.rpartition("-")[0]
+    fleet.write(replicas=1, engine=faster)
+    fleet.up()
+    (after,) = fleet.pods
+    assert after.rpartition("-")[0] != before.rpartition("-")[0]
+
+
 def test_a_fleet_in_the_foreground_ends_with_the_terminals_interrupt(fleet: Fleet) -> None:
     fleet.write(replicas=1)
     with subprocess.Popen(

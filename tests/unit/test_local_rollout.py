@@ -53,9 +53,46 @@ STEPS = [
     ),
     ("Recreate waits for the last of them", Wanted(2, "b", is_recreated=True), "a! a!", ()),
     ("Recreate starts when they are gone", Wanted(2, "b", is_recreated=True), "", Step("b", 2)),
+    ("paused from the start, nothing starts", Wanted(2, "b", is_paused=True), "", ()),
     ("paused, no change is rolled out", Wanted(2, "b", is_paused=True), "a+ a+", ()),
     ("paused, what runs is scaled up", Wanted(3, "b", is_paused=True), "a+ a+", Step("a", 1)),
     ("paused, what runs is scaled down", Wanted(1, "b", is_paused=True), "a+ a+", ("a+1",)),
+    (
+        "paused with no replicas and a change, what was rolled out last comes back",
+        Wanted(2, "c", is_paused=True, released=("a", "b")),
+        "",
+        Step("b", 2),
+    ),
+    (
+        "paused with no replicas and without a change, replicas start",
+        Wanted(2, "a", is_paused=True, released=("a", "b")),
+        "",
+        Step("a", 2),
+    ),
+    (
+        "paused, Recreate does not wait for pods that leave",
+        Wanted(2, "b", is_recreated=True, is_paused=True, released=("a", "b")),
+        "a! b+",
+        Step("b", 1),
+    ),
+    (
+        "paused amid a rollout, the surge stays",
+        Wanted(2, "b", 1, 0, is_paused=True, released=("a", "b")),
+        "a+ a+ b-",
+        (),
+    ),
+    (
+        "paused amid a rollout, what is missing is of the template that has most",
+        Wanted(3, "b", is_paused=True, released=("a", "b")),
+        "a+ b-",
+        Step("a", 1),
+    ),
+    (
+        "paused when all new pods serve, old ones leave",
+        Wanted(2, "b", 1, 0, is_paused=True, released=("a", "b")),
+        "a+ b+ b+",
+        ("a+0",),
+    ),
 ]
 
 

@@ -45,6 +45,7 @@ class LocalDeployment:
         self._manifest: Manifest | None = None
         self._templates: dict[str, Manifest] = {}
         self._template = ""
+        self._released: tuple[str, ...] = ()
         self._numbers: dict[str, int] = {}
         self._made = 0
         self._ready_since: dict[str, float] = {}
@@ -58,6 +59,8 @@ class LocalDeployment:
         self._manifest = manifest
         self._template = digest(template)[:_HASH_DIGITS]
         self._templates[self._template] = template
+        if not manifest["spec"].get("paused") and self._template not in self._released:
+            self._released = (*self._released, self._template)
         self._changed()
 
     def status(self) -> Manifest:
@@ -67,7 +70,7 @@ class LocalDeployment:
         spec = self._manifest["spec"]
         return status_of(
             spec,
-            Wanted.of(spec, self._template),
+            Wanted.of(spec, self._template, self._released),
             self._states(),
             int(self._manifest["metadata"]["generation"]),
             self._progress,
@@ -122,7 +125,7 @@ class LocalDeployment:
         self._on_change()
 
     def _act(self, manifest: Manifest) -> None:
-        wanted = Wanted.of(manifest["spec"], self._template)
+        wanted = Wanted.of(manifest["spec"], self._template, self._released)
         while step := next_step(wanted, self._states()):
             for name in step.leaving:
                 # Its own news of leaving would come back here in the midst of this loop.

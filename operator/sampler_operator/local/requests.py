@@ -100,8 +100,8 @@ def in_background(folder: Folder) -> "subprocess.Popen[bytes]":
 def wait_until_up(
     folder: Folder, request: str, before: FleetState | None, tell: Tell
 ) -> FleetState:
-    """Wait until all replicas are as asked for. ``before`` is the state when it was asked. Raises
-    OperatorError when that fails, with the reason."""
+    """Wait until all replicas are as asked for, or a pause keeps them from it. ``before`` is the
+    state when it was asked. Raises OperatorError when that fails, with the reason."""
     deadline = time.monotonic() + _START_SECONDS
     is_taken = False
     while True:
@@ -115,7 +115,7 @@ def wait_until_up(
                 before = state
             if state.error:
                 raise InvalidSpec(state.error)
-            if state.holds("UpToDate"):
+            if state.holds("UpToDate") or state.is_paused:
                 return state
             if state.holds("Stalled"):
                 stalled = state.condition("Stalled")

@@ -15,7 +15,8 @@ __all__ = ["PodState", "Step", "Wanted", "next_step"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a Deployment asks for, in pods; ``template`` is a hash."""
+    """What a Deployment asks for, in pods; ``template`` is a hash. ``released``: templates that
+    were rolled out so far, the newest last (a cluster has a ReplicaSet of each)."""
 
     replicas: int
     template: str
@@ -23,9 +24,10 @@ class Wanted:
     max_unavailable: int = 1
     is_recreated: bool = False
     is_paused: bool = False
+    released: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, spec: Mapping[str, Any], template: str) -> "Wanted":
+    def of(cls, spec: Mapping[str, Any], template: str, released: tuple[str, ...] = ()) -> "Wanted":
         """From the spec of a Deployment."""
         replicas = int(spec.get("replicas", 1))
         strategy = spec.get("strategy") or {}
@@ -42,6 +44,7 @@ class Wanted:
             max_unavailable=min(unavailable, replicas),
             is_recreated=strategy.get("type") == "Recreate",
             is_paused=bool(spec.get("paused")),
+            released=released,
         )
 
 
@@ -79,9 +82,8 @@ def next_step(wanted: Wanted, pods: Sequence[PodState]) -> Step:
     """One step; an empty one when there is nothing to do before a pod changes."""
     active = [pod for pod in pods if not pod.is_leaving]
     old = [pod for pod in active if pod.template != wanted.template]
-    if wanted.is_paused and old:
-        # What runs is scaled, nothing is rolled out.
-        return _scaled(_main_template(active), active, wanted.replicas)
+    if wanted.is_paused:
+        return _paused(wanted, active, old)
     if wanted.is_recreated:
         if old:
             return Step(leaving=tuple(pod.name for pod in old))
@@ -90,6 +92,22 @@ def next_step(wanted: Wanted, pods: Sequence[PodState]) -> Step:
     if not old:
         return _scaled(wanted.template, active, wanted.replicas)
     return _rolled(wanted, active, old)
+
+
+def _paused(wanted: Wanted, active: Sequence[PodState], old: Sequence[PodState]) -> Step:
+    """What was rolled out is scaled, and nothing is rolled out."""
+    templates = {pod.template for pod in active}
+    if not templates:
+        template = wanted.template
+        if template not in wanted.released:
+            template = wanted.released[-1] if wanted.released else ""
+        return Step(template, wanted.replicas) if template else Step()
+    if len(templates) == 1:
+        return _scaled(active[0].template, active, wanted.replicas)
+    # In the midst of a rollout; its surge stays.
+    if sum(pod.is_available for pod in active if pod not in old) >= wanted.replicas:
+        return Step(leaving=tuple(pod.name for pod in old))
+    return _scaled(_main_template(active), active, wanted.replicas + wanted.max_surge)
 
 
 def _main_template(active: Sequence[PodState]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from ..status.reasons import Reason
 from .folders import Folder
 
 __all__ = ["FleetState", "PodLine", "digest_of", "read_state"]
@@ -47,6 +48,11 @@ class FleetState(msgspec.Struct, frozen=True):
     def holds(self, name: str) -> bool:
         """Whether a condition is true."""
         return bool(self.condition(name).get("status") == "True")
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether changes of the pod template wait because ``spec.paused`` is true."""
+        return bool(self.condition("Progressing").get("reason") == Reason.PAUSED)
 
 
 def digest_of(spec: bytes, places: bytes) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -66,6 +67,8 @@ class FakeCluster:
         self.room: DeviceRoom | None = None
         self.modes: dict[str, AccessModes] = {}
         self.reads: list[str] = []
+        self.together: asyncio.Barrier | None = None
+        """Readings of events end together."""
         self._foreign: dict[Ref, Manifest] = {}
         self._pods: dict[str, Manifest] = {}
         self._versions = itertools.count(1)
@@ -161,6 +164,8 @@ class FakeCluster:
     async def pod_warnings(self, key: Key, uid: str) -> list[Event]:
         """See ``ports.Cluster``."""
         self.reads.append(f"warnings {uid}")
+        if self.together is not None:
+            await self.together.wait()
         if isinstance(self.warnings, ClusterError):
             raise self.warnings
         return self.warnings
@@ -168,6 +173,7 @@ class FakeCluster:
     async def device_room(self, resource: str) -> DeviceRoom | None:
         """See ``ports.Cluster``."""
         self.reads.append(f"room {resource}")
+        await asyncio.sleep(0)
         return self.room
 
     async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
@@ -275,14 +281,19 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 class Clock:
-    """A time of day that stands still until it is moved."""
+    """A time that stands still until it is moved; ``step`` is how far off the time of day is."""
 
     def __init__(self) -> None:
         self.now = NOW
+        self.step = timedelta()
 
-    def __call__(self) -> Any:
-        """The time."""
-        return self.now
+    def __call__(self) -> datetime:
+        """The time of day."""
+        return self.now + self.step
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return (self.now - NOW).total_seconds()
 
 
 class Operator:
@@ -301,7 +312,13 @@ class Operator:
         self.reporter = Reporter(replicas or FakeReplicas(), self.queued.append)
         self.metrics = OperatorMetrics(CollectorRegistry())
         self.reconciler = Reconciler(
-            cluster.view, cluster, self.reporter, settings, self.clock, self.metrics
+            cluster.view,
+            cluster,
+            self.reporter,
+            settings,
+            self.clock,
+            self.metrics,
+            self.clock.monotonic,
         )
 
     async def act(self) -> float | None:

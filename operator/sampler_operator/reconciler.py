@@ -4,6 +4,7 @@ times; two passes without news in between write nothing.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,33 +13,32 @@ from sampler_api.fleet import AdaptersConfig
 
 from . import names
 from .adapter_plan import adapters_config, recorded
-from .claims import AccessModes, shared_claims
 from .errors import ClusterError, InvalidSpec, Missing, NamespaceGoing
+from .gathering import Gathering
 from .metrics import OperatorMetrics
 from .names import Key
 from .objects import Manifest, ref_of
 from .observed import Observed, PodView
 from .plan import BuildSettings, Plan, planned
-from .ports import Cluster, DeviceRoom, Event, View
+from .ports import Cluster, View
+from .refusals import Refusals
 from .reporter import Reporter
 from .reports import Report, has_unasked
-from .spec import SamplerDeployment
 from .spec.parse import parse
 from .status import Situation, events, invalid_status, is_same_status, state_of, status
-from .trouble import is_stuck, seconds_until_stuck, wants_room
+from .status.withheld import with_former_adapters
+from .trouble import seconds_until_stuck
 
 __all__ = ["Reconciler"]
 
 log = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 1.0
-_TROUBLE_SECONDS = 10.0
-_ROOM_SECONDS = 30.0
-_CLAIM_SECONDS = 60.0
 
 
 class Reconciler:
-    """Passes of one operator. ``now`` gives the time of day, with its zone."""
+    """Passes of one operator. ``now`` gives the time of day, with its zone, for what is told; waits
+    go by ``monotonic``, in seconds, as the time of day may be set back."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Reconciler:
         settings: BuildSettings,
         now: Callable[[], datetime],
         metrics: OperatorMetrics,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._view = view
         self._cluster = cluster
@@ -55,9 +56,10 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._metrics = metrics
-        self._status_written: dict[Key, tuple[int, datetime]] = {}
-        self._rooms: dict[str, tuple[datetime, DeviceRoom | None]] = {}
-        self._claims: dict[tuple[str, str], tuple[datetime, AccessModes | None]] = {}
+        self._monotonic = monotonic
+        self._gathering = Gathering(cluster, metrics, monotonic)
+        self._refusals = Refusals()
+        self._status_written: dict[Key, tuple[int, float]] = {}
         self._settled: dict[Key, tuple[int | None, int]] = {}
         self._untold: dict[Key, tuple[str, ...]] = {}
         self._going: dict[Key, str] = {}
@@ -81,6 +83,10 @@ class Reconciler:
             self._settled[key] = stamp
         return outcome.look_after
 
+    def look_anew(self, key: Key) -> None:
+        """The next pass looks at everything, also if nothing was seen to happen."""
+        self._settled.pop(key, None)
+
     async def _pass(self, key: Key, observed: Observed) -> "_Outcome":
         now = self._now()
         try:
@@ -88,9 +94,7 @@ class Reconciler:
         except InvalidSpec as error:
             return await self._tell(key, observed, invalid_status(observed, error, now), ())
         reports = self._reporter.reports(key, observed.pods)
-        warnings = await self._warnings(key, observed, now)
-        room = await self._room(sd, observed, now)
-        modes = await self._modes(key, sd, now)
+        gathered = await self._gathering.gathered(key, sd, observed, now)
 
         config = adapters_config(sd, observed.pods, reports, recorded(key, observed))
         plan = planned(sd, observed, config, self._settings)
@@ -110,71 +114,33 @@ class Reconciler:
             plan=plan,
             config=config,
             reports=reports,
-            warnings=warnings,
-            room=room,
-            modes=modes,
+            warnings=gathered.warnings,
+            room=gathered.room,
+            modes=gathered.modes,
             failures=failures,
         )
+        made = status(sd, situation, now)
         if config.declared and has_unasked(observed.pods, reports):
-            # A new operator knows less than the status says. The first reports bring the next pass.
-            self._untold[key] = (*self._untold.get(key, ()), *plan.details)
-            told = _Outcome(has_written=True)
-        else:
-            told = await self._tell(key, observed, status(sd, situation, now), plan.details)
+            # The first reports bring the next pass.
+            made = with_former_adapters(observed.sd.get("status") or {}, made)
+        told = await self._tell(key, observed, made, plan.details)
         for failure in failures:
             if failure.retryable:
                 raise failure
+        generation = sd.metadata.generation
         looks = [seconds_until_stuck(pod, now) for pod in observed.pods]
-        looks += [told.look_after, _TROUBLE_SECONDS if warnings or room or failures else None]
+        looks += [told.look_after, gathered.look_after]
+        looks += [self._refusals.wait(key, generation, failures, self._monotonic())]
         look_after = min((look for look in looks if look is not None), default=None)
         return _Outcome(has_written or told.has_written, look_after)
 
     def _forget(self, key: Key) -> None:
         self._reporter.forget(key)
+        self._refusals.forget(key)
         self._status_written.pop(key, None)
         self._untold.pop(key, None)
         self._going.pop(key, None)
         self._metrics.states.pop(key, None)
-
-    # -- gather ------------------------------------------------------------------------------------
-
-    async def _warnings(
-        self, key: Key, observed: Observed, now: datetime
-    ) -> Mapping[str, tuple[Event, ...]]:
-        found: dict[str, tuple[Event, ...]] = {}
-        for pod in observed.pods:
-            if is_stuck(pod, now):
-                found[pod.name] = ()
-                try:
-                    found[pod.name] = tuple(await self._cluster.pod_warnings(key, pod.uid))
-                except ClusterError as error:
-                    self._metrics.failed(error)
-                    log.warning("%s: events of pod %s: %s", key, pod.name, error)
-        return found
-
-    async def _room(
-        self, sd: SamplerDeployment, observed: Observed, now: datetime
-    ) -> DeviceRoom | None:
-        if not any(wants_room(pod, sd) for pod in observed.pods):
-            return None
-        resource = sd.spec.gpu.resource_name
-        known = self._rooms.get(resource)
-        if known is None or (now - known[0]).total_seconds() >= _ROOM_SECONDS:
-            known = self._rooms[resource] = now, await self._cluster.device_room(resource)
-        return known[1]
-
-    async def _modes(
-        self, key: Key, sd: SamplerDeployment, now: datetime
-    ) -> Mapping[str, AccessModes]:
-        found: dict[str, AccessModes] = {}
-        for claim in shared_claims(sd).values() if sd.spec.replicas > 1 else ():
-            at = key.namespace, claim
-            known = self._claims.get(at)
-            if known is None or (now - known[0]).total_seconds() >= _CLAIM_SECONDS:
-                known = self._claims[at] = now, await self._cluster.access_modes(key, claim)
-            if known[1] is not None:
-                found[claim] = known[1]
-        return found
 
     # -- act ---------------------------------------------------------------------------------------
 
@@ -253,7 +219,7 @@ class Reconciler:
                 written = await self._cluster.patch_status(key, meta["uid"], new)
             except Missing:
                 return _Outcome(has_written=True)  # deleted meanwhile
-            self._status_written[key] = meta.get("generation", 0), self._now()
+            self._status_written[key] = meta.get("generation", 0), self._monotonic()
             self._view.wrote_sd(key, written)
             self._untold.pop(key, None)
             self._metrics.wrote(names.KIND, "status")
@@ -266,7 +232,7 @@ class Reconciler:
         generation, written = self._status_written.get(key, (None, None))
         if written is None or generation != observed.sd["metadata"].get("generation", 0):
             return 0.0
-        return _STATUS_SECONDS - (self._now() - written).total_seconds()
+        return _STATUS_SECONDS - (self._monotonic() - written)
 
 
 def _lags(pod: PodView, report: Report | None, wanted: str) -> bool:

@@ -15,14 +15,14 @@ _BEFORE_START: Final = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def age_seconds(pod: PodView, now: datetime) -> float:
-    """Seconds since the pod was created."""
+    """Seconds since the pod was created; 0 where the clock is behind the cluster's."""
     try:
         created = datetime.fromisoformat(pod.created)
     except ValueError:
         return 0.0
     if created.tzinfo is None:
         created = created.replace(tzinfo=UTC)
-    return (now - created).total_seconds()
+    return max(0.0, (now - created).total_seconds())
 
 
 def _is_creating(pod: PodView) -> bool:

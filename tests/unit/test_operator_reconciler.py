@@ -1,5 +1,6 @@
 """Passes over one SamplerDeployment, against a cluster in memory."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -27,10 +28,12 @@ from sampler_operator.errors import (
     Refused,
     Unavailable,
 )
+from sampler_operator.gathering import Gathering
 from sampler_operator.names import Ref
 from sampler_operator.objects import Manifest
 from sampler_operator.plan import BuildSettings
 from sampler_operator.ports import DeviceRoom, Event
+from sampler_operator.spec.parse import parse
 
 DEPLOYMENT, BUDGET = Ref("Deployment", "fleet"), Ref("PodDisruptionBudget", "fleet")
 ADAPTERS, HTTP = Ref("ConfigMap", "fleet-adapters"), Ref("Service", "fleet")
@@ -354,6 +357,28 @@ async def test_a_pass_that_waits_to_tell_is_repeated_though_nothing_happens(
     assert await operator.act() is None
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_is_set_moves_no_wait(
+    cluster: FakeCluster, start: Start, hours: int
+) -> None:
+    operator = start()
+    await operator.act()
+    operator.clock.now += timedelta(seconds=0.25)
+    operator.clock.step = timedelta(hours=hours)
+    cluster.change(DEPLOYMENT, {"status": {"replicas": 1}})
+    assert await operator.act() == 0.75
+
+
+async def test_a_pod_is_looked_at_soon_though_the_clock_was_set_back(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    operator.clock.step = timedelta(hours=-1)
+    cluster.put_pod(creating(age=5))
+    again = await operator.act()
+    assert again == 20.5
+
+
 async def test_a_new_generation_is_told_at_once(cluster: FakeCluster, start: Start) -> None:
     operator = start()
     await operator.act()
@@ -413,6 +438,44 @@ async def test_what_is_refused_is_told_and_looked_at_again(
     operator.clock.now += timedelta(seconds=10)
     assert await operator.written() == ["apply Deployment fleet", "status"]
     assert conditions(cluster)["Accepted"][0] == "True"
+
+
+async def test_a_refused_child_is_tried_ever_more_seldom(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    cluster.fault = fails("apply Deployment fleet", Refused("exceeded quota"))
+    waits = []
+    for _ in range(8):
+        wait = await operator.act()
+        assert wait is not None
+        waits.append(wait)
+        operator.clock.now += timedelta(seconds=wait)
+    assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+    # What happens meanwhile is no attempt that was due.
+    await operator.act()
+    operator.clock.now += timedelta(seconds=100)
+    cluster.put_pod(replica_pod(is_ready=False))
+    assert await operator.act() == 200.0
+    cluster.put_sd(fleet({"replicas": 2}, generation=2))
+    assert await operator.act() == 10.0
+
+
+async def test_once_less_is_refused_the_wait_begins_anew(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+
+    def fault(write: str) -> None:
+        if write in refused:
+            raise Refused("exceeded quota")
+
+    cluster.fault, refused = fault, ["apply Deployment fleet", "apply Service fleet"]
+    for wait in (10.0, 20.0, 40.0):
+        assert await operator.act() == wait
+        operator.clock.now += timedelta(seconds=wait)
+    refused.pop()
+    assert await operator.act() == 10.0
 
 
 async def test_nothing_more_is_written_into_a_namespace_that_is_being_deleted(
@@ -493,10 +556,40 @@ async def test_a_new_operator_tells_at_last_that_a_replica_does_not_answer(
     await start().act()
     serving(cluster, "p1")
     new = start()
-    assert await new.written() == []
+    assert await new.written() == ["status"]
+    assert conditions(cluster)["Ready"] == ("True", "Serving")
+    assert conditions(cluster)["AdaptersReady"] == ("False", "NoReplicas")
     await until(lambda: new.queued)
+    new.clock.now += timedelta(seconds=2)
     assert await new.written() == ["status"]
     assert conditions(cluster)["AdaptersReady"] == ("False", "StatusUnreachable")
+
+
+async def test_before_replicas_are_asked_all_else_is_told(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    cluster.put_sd(fleet(WITH_ADAPTER))
+    operator = start()
+    await operator.act()
+    replicas.answers["p1"] = HOLDS
+    serving(cluster, "p1")
+    await operator.act()
+    await until(lambda: operator.queued)
+    operator.clock.now += timedelta(seconds=2)
+    await operator.act()
+    assert cluster.sd is not None
+    held = cluster.sd["status"]["adapters"]
+    assert held == [{"name": "one", "digest": DIGEST, "replicas": 1}]
+
+    cluster.put_sd(fleet({**WITH_ADAPTER, "image": "acme/bad:1"}, generation=2))
+    cluster.fault = fails("apply Deployment fleet", Refused("Deployment fleet: spec.template: no"))
+    await start().act()
+    assert conditions(cluster)["Accepted"] == ("False", "InvalidPodTemplate")
+    assert conditions(cluster)["AdaptersReady"] == ("True", "AdaptersHeld")
+    told = cluster.sd["status"]
+    assert (told["adapters"], told["adaptersSummary"]) == (held, "1/1")
+    of_adapters = next(c for c in told["conditions"] if c["type"] == "AdaptersReady")
+    assert of_adapters["observedGeneration"] == 1
 
 
 async def test_only_pods_that_lag_are_touched(
@@ -555,8 +648,8 @@ async def test_a_pod_that_cannot_be_touched_is_no_error(
 # Trouble
 
 
-def creating(age: float) -> Manifest:
-    pod = replica_pod(is_ready=False)
+def creating(age: float, name: str = "p1") -> Manifest:
+    pod = replica_pod(name, is_ready=False)
     pod["metadata"]["creationTimestamp"] = ago(age)
     state = {"name": "server", "state": {"waiting": {"reason": "ContainerCreating"}}}
     pod["status"] = {"phase": "Pending", "containerStatuses": [state]}
@@ -579,6 +672,19 @@ async def test_events_are_read_only_of_pods_that_are_created_for_long(
     assert conditions(cluster)["Ready"][1] == "MountFailed"
 
 
+async def test_of_many_pods_that_do_not_start_events_of_three_are_read_together(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    for age in range(60, 70):
+        cluster.put_pod(creating(age, f"p{age}"))
+    cluster.together = asyncio.Barrier(3)
+    async with asyncio.timeout(5):
+        await operator.act()
+    assert sorted(cluster.reads) == [f"warnings uid-p{age}" for age in (60, 61, 62)]
+
+
 async def test_events_that_cannot_be_read_are_asked_for_again(
     cluster: FakeCluster, start: Start
 ) -> None:
@@ -587,15 +693,19 @@ async def test_events_that_cannot_be_read_are_asked_for_again(
     assert await start().act() == 10.0
 
 
-async def test_room_is_asked_for_twice_a_minute(cluster: FakeCluster, start: Start) -> None:
-    operator = start()
-    cluster.room = DeviceRoom(largest_node=8, largest_free=0)
+def without_room() -> Manifest:
     pod = creating(age=5)
     pod["spec"] = {}
     message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
     scheduled = {"type": "PodScheduled", "status": "False", "message": message}
     pod["status"] = {"phase": "Pending", "conditions": [scheduled]}
-    cluster.put_pod(pod)
+    return pod
+
+
+async def test_room_is_asked_for_twice_a_minute(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    cluster.room = DeviceRoom(largest_node=8, largest_free=0)
+    cluster.put_pod(without_room())
     for _ in range(2):
         assert await operator.act() == pytest.approx(10.0, abs=9.0)
         operator.clock.now += timedelta(seconds=1)
@@ -622,3 +732,64 @@ async def test_a_claim_of_one_node_is_told_while_several_replicas_want_it(
     await operator.act()
     assert "VolumesShareable" not in conditions(cluster)
     assert cluster.reads == ["claim cache"]
+
+
+async def test_passes_that_want_the_same_room_wait_for_one_reading(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    cluster.room = DeviceRoom(largest_node=8, largest_free=0)
+    cluster.put_pod(without_room())
+    observed = cluster.view.observed(KEY)
+    assert observed is not None
+    gathering = Gathering(cluster, operator.metrics, operator.clock.monotonic)
+    sd = parse(observed.sd)
+    found = await asyncio.gather(
+        *(gathering.gathered(KEY, sd, observed, operator.clock()) for _ in range(16))
+    )
+    assert [each.room for each in found] == [cluster.room] * 16
+    assert cluster.reads == ["room nvidia.com/gpu"]
+
+
+SHARED: Manifest = {
+    "model": {
+        "uri": "hf://a/b",
+        "cache": {"volume": {"persistentVolumeClaim": {"claimName": "cache"}}},
+    },
+    "engine": {"sim": None, "torch": {}},
+    "replicas": 2,
+}
+
+
+async def test_a_claim_that_is_made_after_the_fleet_is_looked_at_within_a_minute(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.put_sd(fleet(SHARED))
+    operator = start()
+    assert await operator.act() == 60.0
+    assert "VolumesShareable" not in conditions(cluster)
+    cluster.modes = {"cache": ("ReadWriteOnce",)}
+    operator.clock.now += timedelta(seconds=60)
+    assert await operator.act() == 60.0
+    assert conditions(cluster)["VolumesShareable"] == ("False", "ClaimOfOneNode")
+    # Somebody has made another one in its place.
+    cluster.modes = {"cache": ("ReadWriteMany",)}
+    operator.clock.now += timedelta(seconds=60)
+    assert await operator.act() is None
+    assert "VolumesShareable" not in conditions(cluster)
+
+
+async def test_a_look_at_everything_finds_what_nothing_has_told(
+    cluster: FakeCluster, start: Start
+) -> None:
+    cluster.put_sd(fleet(SHARED))
+    cluster.modes = {"cache": ("ReadWriteMany",)}
+    operator = start()
+    await operator.act()
+    assert await operator.act() is None
+    cluster.modes = {"cache": ("ReadWriteOnce",)}
+    operator.clock.now += timedelta(hours=1)
+    assert await operator.written() == []
+    operator.reconciler.look_anew(KEY)
+    assert await operator.written() == ["status"]
+    assert conditions(cluster)["VolumesShareable"] == ("False", "ClaimOfOneNode")

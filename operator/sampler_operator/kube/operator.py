@@ -36,7 +36,6 @@ __all__ = ["KubeOperator"]
 log = logging.getLogger(__name__)
 
 _ANEW_SECONDS: Final = 1.0
-_AT_ONCE: Final = 20
 
 
 def _now() -> datetime:
@@ -114,7 +113,7 @@ class KubeOperator:
         self.metrics.queue_depth = lambda: len(self.queue)
         must_begin_anew = False
         try:
-            await self._watch(reporter, recorder, sweeper, informers)
+            await self._watch(reconciler, reporter, recorder, sweeper, informers)
         except* OperatorError as group:
             raise group.exceptions[0] from None
         except* Exception as group:
@@ -127,6 +126,7 @@ class KubeOperator:
 
     async def _watch(
         self,
+        reconciler: Reconciler,
         reporter: Reporter,
         recorder: EventRecorder,
         sweeper: Sweeper,
@@ -143,7 +143,7 @@ class KubeOperator:
                     *(informer.run() for informer in informers),
                     self._work([sweeper.done, *(informer.listed for informer in informers)]),
                     recorder.run(),
-                    self._resync(),
+                    self._resync(reconciler),
                     self._tell_health(),
                 )
             ]
@@ -181,16 +181,20 @@ class KubeOperator:
                 return found
         return await kubeconfig_login(self.api)
 
-    async def _resync(self) -> None:
-        """Level, not edge: what an event has not told, a look at everything does."""
+    async def _resync(self, reconciler: Reconciler) -> None:
+        """Level, not edge: what an event has not told, a look at everything does. One fleet after
+        the other, in equal steps over the time: what changes meanwhile does not wait for them."""
         await self.ready.wait()
+        seconds = self._config.resync_seconds
+        await asyncio.sleep(seconds)
         while True:
-            await asyncio.sleep(self._config.resync_seconds)
-            for number, key in enumerate(self.view.all_keys()):
+            keys = self.view.all_keys()
+            if not keys:
+                await asyncio.sleep(seconds)
+            for key in keys:
+                reconciler.look_anew(key)
                 self.queue.add(key)
-                if number % _AT_ONCE == 0:
-                    # What changes meanwhile does not wait for all of them.
-                    await asyncio.sleep(0)
+                await asyncio.sleep(seconds / len(keys))
 
     async def _tell_health(self) -> None:
         while True:

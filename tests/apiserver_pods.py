@@ -5,7 +5,7 @@ returns what it became.
 """
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tests.apiserver_client import KubeClient, Object, RefusedError
@@ -90,8 +90,9 @@ def fail_pod(
     reason: str = "Error",
     message: str = "",
     restarts: int | None = None,
+    ran_seconds: float = 0,
 ) -> Object:
-    """Its containers have ended with ``exit_code``.
+    """Its containers have ended with ``exit_code``, ``ran_seconds`` after their start.
 
     With ``restarts`` they wait to be started for the next time (CrashLoopBackOff), as with
     ``restartPolicy: Always``; without, the pod has failed for good, as when it is evicted.
@@ -100,7 +101,7 @@ def fail_pod(
         "exitCode": exit_code,
         "reason": reason,
         "message": message,
-        "startedAt": _now(),
+        "startedAt": _now(-ran_seconds),
         "finishedAt": _now(),
     }
     if restarts is None:
@@ -192,5 +193,5 @@ def _unused_address() -> str:
     return f"10.244.{number // 250}.{number % 250 + 1}"
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _now(after: float = 0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=after)).strftime("%Y-%m-%dT%H:%M:%SZ")

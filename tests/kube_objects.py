@@ -77,9 +77,13 @@ def ended(code: int, reason: str = "Error", message: str = "", *, restarts: int 
     return _container({"terminated": termination(code, reason, message)}, restarts, None)
 
 
-def termination(code: int, reason: str = "Error", message: str = "") -> Manifest:
-    """How a container ended."""
-    return {"exitCode": code, "reason": reason, **({"message": message} if message else {})}
+def termination(
+    code: int, reason: str = "Error", message: str = "", *, ran: float | None = None
+) -> Manifest:
+    """How a container ended, after how many seconds."""
+    times = {} if ran is None else {"startedAt": ago(ran), "finishedAt": ago(0)}
+    said = {"message": message} if message else {}
+    return {"exitCode": code, "reason": reason, **said, **times}
 
 
 def _container(state: Manifest, restarts: int, last: Any) -> Manifest:

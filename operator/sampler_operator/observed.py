@@ -4,6 +4,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -81,6 +82,8 @@ class ContainerView(msgspec.Struct, frozen=True):
     ended_reason: str = ""
     ended_message: str = ""
     ended_code: int | None = None
+    ran_seconds: float | None = None
+    """How long it ran before it ended."""
     is_started: bool = False
     """Its startup probe has passed, or it has none."""
 
@@ -183,6 +186,14 @@ def deployment_view(obj: Mapping[str, Any]) -> DeploymentView:
     )
 
 
+def _ran_seconds(ended: Mapping[str, Any]) -> float | None:
+    try:
+        start, end = (datetime.fromisoformat(ended[name]) for name in ("startedAt", "finishedAt"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (end - start).total_seconds()
+
+
 def _containers(status: Mapping[str, Any]) -> Iterable[ContainerView]:
     for field_name, is_init in (("initContainerStatuses", True), ("containerStatuses", False)):
         for container in status.get(field_name) or ():
@@ -202,6 +213,7 @@ def _containers(status: Mapping[str, Any]) -> Iterable[ContainerView]:
                 ended_reason=ended.get("reason", ""),
                 ended_message=ended.get("message", ""),
                 ended_code=ended.get("exitCode"),
+                ran_seconds=_ran_seconds(ended),
                 is_started=bool(container.get("started")),
             )
 

@@ -153,6 +153,15 @@ AFFLICTIONS: Final[dict[str, Affliction]] = {
         "EngineStartFailed",
         "0 of 1 replicas ready; replica POD: ended with exit code 139 and without a message",
     ),
+    "it does not start in time": Affliction(
+        partial(
+            fail_pod, exit_code=137, message="INFO shard 3 of 40\n", restarts=1, ran_seconds=3640
+        ),
+        "EngineStartFailed",
+        r"0 of 1 replicas ready; replica POD: did not start within startupTimeoutSeconds \(3600 s\)"
+        "; raise it, or see in kubectl logs --previous what takes so long; its last line: INFO"
+        " shard 3 of 40",
+    ),
     "it needs too much memory": Affliction(
         partial(fail_pod, exit_code=137, reason="OOMKilled", restarts=1),
         "OutOfMemory",

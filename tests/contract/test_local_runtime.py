@@ -264,6 +264,23 @@ def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(fleet: Fleet) -> 
     assert fleet.folder.holder() == 0
 
 
+def test_a_replica_that_does_not_start_in_time_names_the_limit(fleet: Fleet) -> None:
+    probe = {"httpGet": {"path": "/nothing", "port": "manage"}}
+    overrides = {"spec": {"containers": [{"name": "server", "startupProbe": probe}]}}
+    fleet.write(replicas=1, startupTimeoutSeconds=10, podTemplateOverrides=overrides)
+    with subprocess.Popen(
+        fleet.words("up", "--file", str(fleet.file)), env=fleet.environment
+    ) as process:
+        said = "did not start within startupTimeoutSeconds (10 s)"
+        wait_until(lambda: said in _ready_message(fleet), said, 45)
+        process.send_signal(signal.SIGINT)
+
+
+def _ready_message(fleet: Fleet) -> str:
+    state = read_state(fleet.folder)
+    return "" if state is None else str(state.condition("Ready").get("message", ""))
+
+
 def test_a_change_that_cannot_start_leaves_what_serves_until_it_is_put_right(fleet: Fleet) -> None:
     fleet.up()
     before = set(fleet.pods)

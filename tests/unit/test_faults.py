@@ -60,6 +60,7 @@ CRASH = waiting(
         "INFO loading\nTraceback (most recent call last):\n  File x\nValueError: no such dtype\n\n",
     ),
 )
+LOG = "INFO starting\nINFO loading shard 3 of 40\n"
 HUB = waiting("PodInitializing")
 
 CONTAINERS = [
@@ -239,6 +240,35 @@ CONTAINERS = [
         id="a container that is out of memory again and again needs more",
     ),
     pytest.param(
+        waiting("CrashLoopBackOff", restarts=1, last=termination(137, message=LOG, ran=3640)),
+        Reason.ENGINE_START_FAILED,
+        Gravity.HEALING,
+        "did not start within startupTimeoutSeconds (3600 s); raise it, or see in kubectl logs"
+        " --previous what takes so long; its last line: INFO loading shard 3 of 40",
+        id="a server that the kubelet killed because it did not start names the limit",
+    ),
+    pytest.param(
+        running(restarts=3, last=termination(143, ran=3598)),
+        Reason.ENGINE_START_FAILED,
+        Gravity.STUCK,
+        "did not start within startupTimeoutSeconds (3600 s)",
+        id="one that is too slow again and again stays so while it tries",
+    ),
+    pytest.param(
+        waiting("CrashLoopBackOff", restarts=1, last=termination(0, "Completed", ran=3605)),
+        Reason.ENGINE_START_FAILED,
+        Gravity.HEALING,
+        "did not start within startupTimeoutSeconds (3600 s)",
+        id="one that could still listen to SIGTERM was too slow as well",
+    ),
+    pytest.param(
+        waiting("CrashLoopBackOff", restarts=1, last=termination(137, "OOMKilled", ran=3610)),
+        Reason.OUT_OF_MEMORY,
+        Gravity.HEALING,
+        "raise resources.limits.memory",
+        id="a container out of memory is not too slow, whenever it ends",
+    ),
+    pytest.param(
         ended(1, message="base sha256:aa differs from --model-digest sha256:bb"),
         Reason.MODEL_MISMATCH,
         Gravity.STUCK,
@@ -285,6 +315,23 @@ def test_a_container_that_does_not_serve_says(
     assert (fault.reason, fault.gravity, fault.pod) == (reason, gravity, NAME)
     assert said in fault.message
     assert fault.sentence == f"replica {NAME}: {fault.message}"
+
+
+@pytest.mark.parametrize(
+    ("code", "ran"),
+    [
+        pytest.param(137, 86400, id="long after its start"),
+        pytest.param(137, 60, id="long before the limit"),
+        pytest.param(1, 3610, id="by itself"),
+        pytest.param(137, None, id="nobody knows when"),
+    ],
+)
+def test_a_server_was_not_too_slow_if_it_ended(code: int, ran: float | None) -> None:
+    last = termination(code, message=LOG, ran=ran)
+    fault = fault_of(pod(server=waiting("CrashLoopBackOff", restarts=1, last=last)))
+    assert fault is not None
+    assert fault.reason == Reason.ENGINE_START_FAILED
+    assert fault.message == "INFO loading shard 3 of 40"
 
 
 def test_a_node_out_of_memory_asks_for_a_limit() -> None:

@@ -132,6 +132,7 @@ class Container:
             self._warn("Failed", str(error))
             return 1
         self._starts += 1
+        begin = asyncio.get_running_loop().time()
         self._process = process
         self._change(
             is_running=True,
@@ -154,6 +155,7 @@ class Container:
             is_started=False,
             is_ready=False,
             ended_code=code,
+            ran_seconds=asyncio.get_running_loop().time() - begin,
             ended_reason="Error" if code else "Completed",
             ended_message=self._last_words(launch, log_start, code),
         )

@@ -21,7 +21,6 @@ __all__ = ["LAYOUTS", "Layout", "Template", "chosen_template"]
 
 Layout = Callable[[SamplerDeployment, str], Manifest]
 
-_GRACE_SECONDS: Final = 15
 _STARTUP_PERIOD_SECONDS: Final = 5
 _USER: Final = 2000
 
@@ -87,7 +86,7 @@ def _layout_1(sd: SamplerDeployment, default_image: str) -> Manifest:
         ),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": spec.rollout.drain_seconds + _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": spec.termination_grace_seconds,
     }
     if spec.model.scheme == "hf" and spec.engine.kind != "sim":
         pod["initContainers"] = [_fetch(sd, image, found)]

@@ -22,6 +22,8 @@ from .scheduling import EnvVar, GpuSpec, LocalSecret, PodMetadata, Toleration
 
 __all__ = ["OBJECT_RULES", "ResourcesSpec", "SamplerDeployment", "SamplerDeploymentSpec"]
 
+_GRACE_SECONDS: Final = 15
+
 Resources = dict[str, Quantity]
 
 
@@ -193,6 +195,11 @@ class SamplerDeploymentSpec(SpecModel):
         if self.gpu.count is not None:
             return self.gpu.count
         return 0 if self.engine.kind == "sim" else self.tensor_parallel_size
+
+    @property
+    def termination_grace_seconds(self) -> int:
+        """What a pod has to end: its drain, and what comes after."""
+        return self.rollout.drain_seconds + _GRACE_SECONDS
 
     @property
     def progress_deadline_seconds(self) -> int:

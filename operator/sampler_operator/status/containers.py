@@ -1,6 +1,7 @@
 """Why a container does not run, from what the kubelet says of it."""
 
 import re
+from signal import SIGKILL, SIGTERM
 from typing import Final
 
 from .. import names
@@ -36,6 +37,11 @@ _LASTING_REASONS: Final = frozenset({"CreateContainerConfigError", "RunContainer
 _NEVER: Final = "ErrImageNeverPull"
 _STUCK_RESTARTS: Final = 3
 """What ended so often without ever serving ends again."""
+
+_ENDED_BY_KUBELET: Final = frozenset({0, 128 + SIGTERM, 128 + SIGKILL})
+"""How a server ends that was told to; 0 if it could listen to that."""
+_CLOCK_SECONDS: Final = 10.0
+"""A period of the startup probe, and what times in whole seconds leave out."""
 
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*":? ?(\w+: )?')
 _RPC: Final = re.compile(r"rpc error: code = \w+ desc = ")
@@ -134,12 +140,32 @@ def _ended_fault(container: ContainerView, sd: SamplerDeployment) -> _Told | Non
     base = other_base(said)
     if base:
         return Reason.MODEL_MISMATCH, f"{base}; correct model.digest or model.uri", Gravity.STUCK
+    if _has_missed_its_start(container, sd):
+        return Reason.ENGINE_START_FAILED, _late(sd, said), gravity
     text = said or f"ended with exit code {container.ended_code} and without a message"
     if container.name == names.FETCH_CONTAINER:
         return Reason.FETCH_FAILED, f"the model cannot be fetched: {text}", gravity
     if container.name == names.CONTAINER:
         return Reason.ENGINE_START_FAILED, text, gravity
     return Reason.CONTAINER_FAILED, f"container {container.name}: {text}", gravity
+
+
+def _has_missed_its_start(container: ContainerView, sd: SamplerDeployment) -> bool:
+    """The kubelet ended it because its startup probe had failed for too long. Nothing in a pod's
+    status says so: what tells is that it was ended, and when."""
+    if container.name != names.CONTAINER or container.ran_seconds is None:
+        return False
+    timeout, grace = sd.spec.startup_timeout_seconds, sd.spec.termination_grace_seconds
+    is_due = timeout - _CLOCK_SECONDS <= container.ran_seconds <= timeout + grace + _CLOCK_SECONDS
+    return is_due and container.ended_code in _ENDED_BY_KUBELET
+
+
+def _late(sd: SamplerDeployment, said: str) -> str:
+    timeout = sd.spec.startup_timeout_seconds
+    advice = "raise it, or see in kubectl logs --previous what takes so long"
+    return f"did not start within startupTimeoutSeconds ({timeout} s); {advice}" + (
+        f"; its last line: {said}" if said else ""
+    )
 
 
 def _out_of_memory(container: ContainerView, sd: SamplerDeployment) -> str:

@@ -1,13 +1,16 @@
 """What answers of the API server mean to the operator: whose fault it is, what is worth a retry."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 from kubernetes.aio.client import Configuration
+from kubernetes.aio.config.config_exception import ConfigException
 
 from sampler_operator.errors import ClusterError, Denied, Missing, Refused, Unavailable
 from sampler_operator.kube.api import KubeApi
@@ -23,11 +26,16 @@ class Answering(HTTPServer):
     status = 200
     body = b"{}"
 
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.tokens: list[str | None] = []
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Answering
 
     def do_GET(self) -> None:
+        self.server.tokens.append(self.headers["authorization"])
         self.send_response(self.server.status)
         self.send_header("content-length", str(len(self.server.body)))
         self.end_headers()
@@ -39,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
-    with Answering(("127.0.0.1", 0), _Handler) as answering:
+    with Answering() as answering:
         thread = Thread(target=answering.serve_forever, args=(0.01,))
         thread.start()
         yield answering
@@ -87,6 +95,81 @@ async def test_an_answer_that_is_no_status_is_told_by_its_call(server: Answering
     server.status, server.body = 502, b"<html>Bad gateway</html>"
     with pytest.raises(Unavailable, match="GET /api/v1/pods: HTTP status 502"):
         await ask(server)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"<html>Please log in</html>", id="a page of a proxy"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b'{"items": [', id="an answer that is cut off"),
+        pytest.param(b'"\xff"', id="what is no text"),
+    ],
+)
+async def test_an_answer_that_is_no_json_is_no_answer(server: Answering, body: bytes) -> None:
+    server.body = body
+    with pytest.raises(Unavailable, match="GET /api/v1/pods: "):
+        await ask(server)
+
+
+async def test_a_token_that_cannot_be_had_may_be_had_later(server: Answering) -> None:
+    configuration = Configuration(host=f"http://127.0.0.1:{server.server_port}")
+
+    def renew(_: Configuration) -> None:
+        raise ConfigException("Token file exists but empty.")
+
+    configuration.api_key["BearerToken"] = "Bearer old"
+    configuration.refresh_api_key_hook = renew  # type: ignore[assignment]
+    api = KubeApi(configuration)
+    try:
+        with pytest.raises(Unavailable, match=r"GET /api/v1/pods: Token file exists but empty"):
+            await api.call("GET", "/api/v1/pods")
+        with pytest.raises(Unavailable, match="no credentials: Token file exists but empty"):
+            await api.authorization()
+        with pytest.raises(Unavailable, match="watch /api/v1/pods: Token file exists but empty"):
+            await anext(api.watch("/api/v1/pods", {}))
+    finally:
+        await api.close()
+
+
+# Counts its calls in a file, and numbers its tokens; the time of the first one is over.
+PLUGIN = """
+echo >> "$COUNT"
+n=$(wc -l < "$COUNT")
+case $n in 1) year=2020;; *) year=2100;; esac
+printf '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",'
+printf ' "status": {"token": "t%s", "expirationTimestamp": "%s-01-01T00:00:00Z"}}' "$n" "$year"
+"""
+
+
+async def test_a_credential_plugin_is_asked_again_when_its_token_runs_out(
+    server: Answering, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "interactiveMode": "Never",
+        "command": "sh",
+        "args": ["-c", PLUGIN],
+        "env": [{"name": "COUNT", "value": str(count)}],
+    }
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [
+            {"name": "a", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        ],
+        "users": [{"name": "a", "user": {"exec": plugin}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    api = await KubeApi.connect(str(tmp_path / "kubeconfig"))
+    try:
+        await asyncio.gather(*(api.call("GET", "/api/v1/pods") for _ in range(3)))
+        assert await api.authorization() == "Bearer t2"
+    finally:
+        await api.close()
+    assert server.tokens == ["Bearer t2"] * 3
+    assert len(count.read_text()) == 2
 
 
 async def test_who_does_not_answer_may_be_asked_again(server: Answering) -> None:

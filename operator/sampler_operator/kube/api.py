@@ -4,8 +4,9 @@ Typed models cost more time than the calls themselves, so none are made. The lib
 is easy to get wrong: kubeconfig and service account, rotated tokens, TLS, connections.
 """
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final, Self
 from urllib.parse import urlencode
 
@@ -33,7 +34,9 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30.0)
 _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=100.0)
 # More do not make the API server faster, and each costs some 200 KiB for TLS.
 _CONNECTIONS: Final = 16
-_LOST: Final = (TimeoutError, aiohttp.ClientError, OSError)
+# A token that cannot be had now may be had later.
+_LOST: Final = (TimeoutError, aiohttp.ClientError, OSError, ConfigException)
+_NO_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError)
 _NO_RIGHT: Final = re.compile(r"cannot (\w+) resource")
 # Answers of the admission plugin OwnerReferencesPermissionEnforcement. It may learn of a new kind
 # half a minute late.
@@ -76,9 +79,10 @@ class KubeApi:
                     return cls(configuration, connections)
                 except ConfigException:
                     pass
-            await load_kube_config(
+            loader = await load_kube_config(
                 config_file=kubeconfig, context=context, client_configuration=configuration
             )
+            configuration.refresh_api_key_hook = _renewal(loader)  # type: ignore[assignment]
         except (ConfigException, OSError) as error:
             raise Unavailable(f"no cluster to talk to: {error}") from None
         return cls(configuration, connections)
@@ -94,10 +98,19 @@ class KubeApi:
         return configuration
 
     async def authorization(self) -> str:
-        """The value of a request's authorization header; empty with certificates alone."""
+        """The value of a request's authorization header; empty with certificates alone. Raises
+        Unavailable."""
         headers: dict[str, str] = {}
-        await self._client.update_params_for_auth(headers, None, ["BearerToken"], "", "GET", None)
+        try:
+            await self._authorize(headers, "GET", "")
+        except _LOST as error:
+            raise Unavailable(f"no credentials: {error or type(error).__name__}") from None
         return headers.get("authorization", "")
+
+    async def _authorize(self, headers: dict[str, str], method: str, path: str) -> None:
+        await self._client.update_params_for_auth(
+            headers, None, ["BearerToken"], path, method, None
+        )
 
     async def call(
         self,
@@ -107,8 +120,10 @@ class KubeApi:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = _JSON,
+        answer: Any = Any,
     ) -> Any:
-        """One call; the decoded answer. Raises ClusterError."""
+        """One call; the answer, decoded as the type ``answer``: of large lists only what a struct
+        names becomes an object. Raises ClusterError."""
         try:
             response = await self._send(method, path, query, body, content_type, _TIMEOUT)
             data = await response.read()
@@ -116,7 +131,11 @@ class KubeApi:
             raise _unavailable(method, path, error) from None
         if response.status >= 400:
             raise _error(response.status, data, f"{method} {path}")
-        return msgspec.json.decode(data)
+        try:
+            return msgspec.json.decode(data, type=answer)
+        except _NO_JSON as error:
+            # Something on the way to the API server has answered in its place.
+            raise _unavailable(method, path, error) from None
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Mapping[str, Any]]:
         """The events of a watch as they come, until the server ends it. Raises ClusterError."""
@@ -133,7 +152,7 @@ class KubeApi:
                         yield msgspec.json.decode(line)
             finally:
                 response.response.close()
-        except (*_LOST, msgspec.DecodeError) as error:
+        except (*_LOST, *_NO_JSON) as error:
             raise _unavailable("watch", path, error) from None
 
     async def _send(
@@ -147,14 +166,29 @@ class KubeApi:
     ) -> RESTResponse:
         url = self._host + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": _JSON, "Content-Type": content_type}
-        await self._client.update_params_for_auth(
-            headers, None, ["BearerToken"], path, method, None
-        )
+        await self._authorize(headers, method, path)
         self.requests += 1
         response: RESTResponse = await self._client.rest_client.request(
             method, url, headers=headers, body=body, _request_timeout=limits
         )
         return response
+
+
+def _renewal(loader: Any) -> Callable[[Configuration], Awaitable[None]]:
+    """Asks a credential plugin for another token before the time of the last one is over; the
+    library does so for service accounts alone."""
+    asking = asyncio.Lock()
+
+    async def renew(configuration: Configuration) -> None:
+        # Of a token without a time, the loader would ask at each call.
+        if not hasattr(loader, "exec_plugin_expiry"):
+            return
+        async with asking:
+            # It asks only if the time is near; what goes wrong it logs, and the former token stays.
+            await loader.load_from_exec_plugin()
+            configuration.api_key["BearerToken"] = loader.token
+
+    return renew
 
 
 def _unavailable(method: str, path: str, error: Exception) -> Unavailable:
@@ -165,7 +199,7 @@ def _error(status: int, data: bytes, call: str) -> ClusterError:
     try:
         answer = msgspec.json.decode(data)
         message = " ".join(str(answer["message"]).split())
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*_NO_JSON, KeyError, TypeError):
         message = f"{call}: HTTP status {status}"
     if status == 403 and _is_namespace_going(data):
         return NamespaceGoing(message, field=str(status))
@@ -186,5 +220,5 @@ def _is_namespace_going(data: bytes) -> bool:
     try:
         causes = msgspec.json.decode(data)["details"]["causes"]
         return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*_NO_JSON, KeyError, TypeError):
         return False

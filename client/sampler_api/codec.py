@@ -45,6 +45,8 @@ _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
 _server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
+_LARGEST_K = 1 << 20
+"""More than any vocabulary has."""
 _FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
 
 
@@ -223,7 +225,7 @@ def scatter(
             block.handle_width,
             block.count_width,
         )
-        if hw not in _FORMAT or cw not in _FORMAT or min(k, number, tokens) < 0:
+        if hw not in _FORMAT or cw not in _FORMAT or min(k, number, tokens) < 0 or k > _LARGEST_K:
             raise ProtocolError("frame: a block with impossible sizes")
         size = number * (hw + cw + 1) + tokens * (4 + 4 * k * (2 if k > 1 else 1))
         if position + size > len(columns):
@@ -301,7 +303,7 @@ def prompt_columns(blocks: Sequence[PromptBlock], columns: memoryview) -> list[P
     found: list[PromptColumns] = []
     position = 0
     for block in blocks:
-        if block.length < 0 or block.k < 0:
+        if block.length < 0 or not 0 <= block.k <= _LARGEST_K:
             raise ProtocolError("frame: a prompt block with impossible sizes")
         parts = []
         for size in (block.length * 4, block.length * block.k * 4, block.length * block.k * 4):

@@ -100,15 +100,18 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
         self.parts.append(rows)
 
     def extend(self, columns: Columns) -> None:
-        """Append a copy of ``columns``."""
+        """Append a copy of ``columns``; where logprobs are missing there, they are here."""
         k, length = columns.k, len(columns)
-        rows = np.empty(length, row_type(k))
+        rows = np.zeros(length, row_type(k))
         rows["token"] = columns.token_ids
-        if k == 1:
-            rows["logprob"] = np.frombuffer(columns.logprobs, _F32)
+        values = columns.top_logprobs if k > 1 else columns.logprobs
+        if len(values) != 4 * length * k or (k > 1 and len(columns.top_ids) != len(values)):
+            self.is_short = True
+        elif k == 1:
+            rows["logprob"] = np.frombuffer(values, _F32)
         elif k > 1:
             rows["top_ids"] = np.frombuffer(columns.top_ids, _I32).reshape(length, k)
-            rows["top_logprobs"] = np.frombuffer(columns.top_logprobs, _F32).reshape(length, k)
+            rows["top_logprobs"] = np.frombuffer(values, _F32).reshape(length, k)
         self.add(rows.tobytes(), k)
 
     def truncate(self, length: int) -> None:

@@ -58,6 +58,7 @@ class Dispatcher:
         self._wake = wake
         self._waiting = Waiting(self._give)
         self._next_seq = 0
+        self._met = 0
         self._leftovers = Leftovers()
         self._unserved_since: dict[str, int] = {}
         self._is_closed = False
@@ -99,6 +100,8 @@ class Dispatcher:
                 replica.cancel(handle)
                 self._wake(replica)
                 return
+        # Its session is down: what is known of it goes to the caller, and is ended there later.
+        close_segment(child, child.replica, "cancelled")
 
     # -- dispatch ----------------------------------------------------------------------------------
 
@@ -142,18 +145,21 @@ class Dispatcher:
         self._waiting.meeting.met(replica.url)
         self.replicas[replica.url] = replica
         replica.is_connected = True
+        self._met += 1
+        replica.met = self._met
         replica.forget(self._leftovers.take(replica.url, replica.incarnation))
         for child in lost:
             if child.flag == RUNNING:
-                child.seen = self.ticks
                 replica.join(child)
             else:
                 replica.forget([attempt_of(child)])
-        self.pump()
+        # One that welcomes us again and again, and makes nothing.
+        self._move_stuck([replica])
 
     def disconnected(self, replica: Replica) -> list[ChildWork]:
         """The session broke; returns what was in flight, which the caller rejoins or moves."""
         replica.is_connected = False
+        self._leftovers.add(replica.url, replica.incarnation, replica.unheard)
         return replica.drop_session()
 
     def move(self, replica: Replica, children: Sequence[ChildWork], is_dead: bool) -> None:
@@ -162,7 +168,7 @@ class Dispatcher:
         if self.replicas.get(replica.url) is replica and not replica.is_connected:
             del self.replicas[replica.url]
         # Should the process live after all, it is told when it is reached again.
-        self._leftovers.add(replica.url, replica.incarnation, children)
+        self._leftovers.add(replica.url, replica.incarnation, map(attempt_of, children))
         early = self._ticks_of(_EARLY_DEATH_SECONDS)
         going: list[ChildWork] = []
         for child in children:
@@ -268,8 +274,9 @@ class Dispatcher:
     def _requeue(self, children: Sequence[ChildWork]) -> None:
         """Put broken streams before everything that has not begun, siblings together."""
         going: list[ChildWork] = []
-        card = next(iter(self.replicas.values())).hello.card if self.replicas else None
+        cards = {r.hello.card.base: r.hello.card for r in self.replicas.values()}
         for child in children:
+            card = cards.get(child.group.ref.base)
             if card is not None and end_if_complete(child, card):
                 continue
             child.attempt += 1
@@ -288,7 +295,7 @@ class Dispatcher:
         ]
         patience = self._ticks_of(self.settings.progress_timeout)
         if self.ticks % max(1, patience // 12) == 0:
-            self._move_stuck(patience)
+            self._move_stuck(self.replicas.values())
         self._fail_gone(self._ticks_of(self.settings.gone_timeout))
         # Not any(): every rest is to be looked at.
         rested = [r for r in self.replicas.values() if r.backoff.has_rested(self.ticks)]
@@ -296,8 +303,9 @@ class Dispatcher:
             self.pump()
         return silent
 
-    def _move_stuck(self, patience: int) -> None:
-        for replica in self.replicas.values():
+    def _move_stuck(self, replicas: Iterable[Replica]) -> None:
+        patience = self._ticks_of(self.settings.progress_timeout)
+        for replica in replicas:
             stuck = [h for h, c in replica.children.items() if self.ticks - c.seen > patience]
             moved: list[ChildWork] = []
             for handle in stuck:
@@ -329,7 +337,7 @@ class Dispatcher:
 
     def _begin_anew(self, gone: str) -> None:
         """What waits for a base that is gone starts again on the one that was met last."""
-        served = [replica.hello.card.base for replica in self.replicas.values()][-1]
+        served = max(self.replicas.values(), key=lambda replica: replica.met).hello.card.base
         log.warning("no replica serves %s any more: beginning anew on %s", gone, served)
         children = self._waiting.take(lambda group: group.ref.base == gone)
         for child in children:
@@ -351,5 +359,6 @@ class Dispatcher:
         error = SamplerClosed("the sampler was closed")
         running = [c for r in self.replicas.values() for c in r.children.values()]
         for child in running:
+            close_segment(child, child.replica, "cancelled")
             child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)

@@ -12,11 +12,11 @@ from sampler_api.errors import (
     UnknownRequest,
     error_from_wire,
 )
-from sampler_api.frames import ERROR, FLAG_OF_REASON, Detail, ModelCard
+from sampler_api.frames import ERROR, RUNNING, Detail, ModelCard
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
+from sampler_core.delivered import end_of_delivered
 from sampler_core.groups import ChildWork
-from sampler_core.stops import end_of
 
 __all__ = [
     "begin_anew",
@@ -80,28 +80,33 @@ def count_death(child: ChildWork, is_early: bool) -> bool:
 
 
 def begin_anew(child: ChildWork, base: str) -> None:
-    """From the prompt on, under the same adapter on another base; a sibling that has ended keeps
-    what it has."""
+    """From the prompt on, or from what the caller gave, under the same adapter on another base; a
+    sibling that has ended keeps what it has."""
     group = child.group
     if group.ref.base != base:
         group.ref = msgspec.structs.replace(group.ref, base=base)
-    child.columns = Chunks(child.columns.k)
-    child.segments = ()
+    if child.given:
+        child.columns.truncate(child.given)
+    else:
+        child.columns = Chunks(child.columns.k)
+    child.segments = tuple(s for s in child.segments if s.end <= child.given)
     child.attempt += 1
-    child.started = child.failures = child.deaths = 0
+    child.started = child.given
+    child.failures = child.deaths = 0
     child.refused_by, child.last_error = frozenset(), None
 
 
 def end_if_complete(child: ChildWork, card: ModelCard) -> bool:
-    """Ends a sequence that arrived whole but for the word that it is."""
+    """Ends a sequence that arrived whole but for the word that it is; ``card`` is of its base."""
     if not child.columns.parts:
         return False
-    group = child.group
+    group, params = child.group, child.group.params
     room = card.context_limit - len(group.prompt_ids)
-    end = end_of(child.columns.token_ids, group.params, card.eos_ids, room)
-    if end is None:
+    limit = room if params.max_tokens is None else min(params.max_tokens, room)
+    ids = child.columns.token_ids
+    # Stop strings are for whoever can decode: the replica that is asked to go on.
+    flag, matched = end_of_delivered(params, (), ids, limit, card.eos_ids, None)
+    if flag == RUNNING:
         return False
-    length, reason, matched = end
-    child.columns.truncate(length)
-    group.end_child(child, FLAG_OF_REASON[reason], matched=matched)
+    group.end_child(child, flag, matched=matched)
     return True

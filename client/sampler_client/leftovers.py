@@ -19,11 +19,10 @@ class Leftovers:
     def __init__(self) -> None:
         self._left: dict[str, tuple[str, list[CancelId]]] = {}
 
-    def add(self, url: str, incarnation: str, children: Iterable[ChildWork]) -> None:
-        """Sequences that are about to go on elsewhere."""
-        before, attempts = self._left.get(url, ("", []))
-        known = attempts if before == incarnation else []
-        self._left[url] = incarnation, [*known, *map(attempt_of, children)]
+    def add(self, url: str, incarnation: str, attempts: Iterable[CancelId]) -> None:
+        """Attempts that nobody waits for any more."""
+        before, known = self._left.get(url, ("", []))
+        self._left[url] = incarnation, [*(known if before == incarnation else ()), *attempts]
 
     def take(self, url: str, incarnation: str) -> list[CancelId]:
         """What is to be ended there, now that it is reached again."""

@@ -22,6 +22,7 @@ from sampler_core.groups import ChildWork, Group
 
 from .backoff import Backoff
 from .balancer import salt_of
+from .leftovers import attempt_of
 from .meeting import UNBOUNDED
 
 __all__ = ["Replica"]
@@ -54,13 +55,16 @@ class Replica:
         """The one sequence that may run here now; see ``quarantine``."""
         self.backoff = Backoff()
         self.seen = 0
+        self.met = 0
+        """Larger than that of all replicas that were met before."""
         self.children: dict[int, ChildWork] = {}
         self.inflight_tokens = 0
         self.load_tokens = 0
         self._free: list[int] = []
         self.share = UNBOUNDED
         """Sequences that it may have while others are met for the first time."""
-        self._dropped: set[int] = set()
+        self._dropped: dict[int, CancelId] = {}
+        """What was ended here and may still run there, until the server's last word."""
         self._freed: list[int] = []
         """Free once the next frame is made, which still cancels what they stood for."""
         self._next_handle = 0
@@ -145,6 +149,7 @@ class Replica:
             self._next_handle += 1
         self.children[handle] = child
         child.handle = handle
+        child.replica = self.name
         child.cost = cost
         self.inflight_tokens += cost
         self.load_tokens += cost
@@ -217,7 +222,7 @@ class Replica:
         """Stop listening to a handle, which stays taken until the server's last word on it."""
         child = self.children.pop(handle, None)
         if child is not None:
-            self._dropped.add(handle)
+            self._dropped[handle] = attempt_of(child)
             self._count_out(child)
         return child
 
@@ -228,7 +233,7 @@ class Replica:
             self._free.append(handle)
             self._count_out(child)
         elif handle in self._dropped:
-            self._dropped.discard(handle)
+            del self._dropped[handle]
             is_cancel_unsent = handle in self._frame.cancels
             (self._freed if is_cancel_unsent else self._free).append(handle)
         return child
@@ -258,6 +263,11 @@ class Replica:
         self._freed.clear()
         self._reset()
         return data
+
+    @property
+    def unheard(self) -> list[CancelId]:
+        """What was ended here, and may not have been heard there."""
+        return list(self._dropped.values())
 
     def drop_session(self) -> list[ChildWork]:
         """The session is gone: everything in flight, in order of submission."""

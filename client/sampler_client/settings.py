@@ -26,7 +26,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     RevisionGone. While no replica at all answers, streams wait."""
     on_revision_gone: Literal["raise", "restart"] = "raise"
     """``restart``: instead such a sequence begins anew, from its prompt, on the base that is served
-    then; what had arrived of it is dropped."""
+    then; what had arrived of it is dropped, but for tokens that the caller gave."""
     request_timeout: float = 120.0
     """A replica asked over plain HTTP, say to load an adapter, has not answered for so long."""
     straggler_timeout: float = 5.0

@@ -59,6 +59,8 @@ class Worker:
         self._listed: dict[str, Endpoint] = {}
         self._siblings: dict[str, tuple[int, ...]] = {}
         """Further ports by the endpoint whose hello has named them."""
+        self._incarnations: set[str] = set()
+        """All that were ever met."""
         self._card_known = threading.Event()
         self._card_error: SamplerError | None = None
         self._inbox: deque[Group] = deque()
@@ -219,6 +221,15 @@ class Worker:
         task.cancel()
         connection.abandon()
         self.dispatcher.forget(url)
+        self.review_card()
+
+    def review_card(self) -> None:
+        """New calls are for a base that is served, the one that was met last."""
+        usable = [r for r in self.dispatcher.replicas.values() if r.is_usable]
+        if self.card is None or not usable:
+            return
+        if all(r.hello.card.base != self.card.base for r in usable):
+            self.card = max(usable, key=lambda replica: replica.met).hello.card
 
     async def _tick(self) -> None:
         settings = self._settings
@@ -230,6 +241,7 @@ class Worker:
             if self.card is None:
                 self._judge_refusals()
             self._follow()
+            self.review_card()
             for connection, _ in self._connections.values():
                 connection.wake()
 
@@ -281,7 +293,10 @@ class Worker:
             self._siblings[url] = hello.siblings
             self._follow()
         self._refusals.pop(url, None)
-        self.card = hello.card
+        # One that comes back is not news: another may have been met since.
+        if self.card is None or hello.incarnation not in self._incarnations:
+            self.card = hello.card
+        self._incarnations.add(hello.incarnation)
         self._card_known.set()
 
     def refused(self, url: str, error: SamplerError) -> None:

@@ -1,11 +1,12 @@
 """Responses as they finish, for an event loop: a feeder task pulls the inputs."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from .calls import LoopNotifier
 from .groups import Backend, Group
+from .inputs import is_encoded
 from .window import Indexed, MakeGroup, Window, checked_pending, several
 
 __all__ = ["AsyncSampleStream"]
@@ -17,8 +18,12 @@ class _Feed:
     The task must not hold the stream: one that nobody has any more is to end.
     """
 
-    def __init__(self, window: Window, inputs: Any, max_pending: int) -> None:
+    def __init__(
+        self, window: Window, inputs: Any, max_pending: int, load_template: Callable[[], Any]
+    ) -> None:
         self.window = window
+        self._load_template = load_template
+        self._has_template = False
         self.finished: list[Group] = []
         self.refused: list[Indexed] = []
         self.changed = asyncio.Event()
@@ -31,6 +36,9 @@ class _Feed:
         on_done = self._on_done(asyncio.get_running_loop())
         try:
             async for value in _aiter(self._inputs):
+                if not (self._has_template or (isinstance(value, Mapping) and is_encoded(value))):
+                    await asyncio.to_thread(self._load_template)
+                    self._has_template = True
                 started = window.start(value, on_done)
                 if isinstance(started, Group):
                     window.backend.submit([started])
@@ -88,8 +96,10 @@ class AsyncSampleStream(AsyncIterator[Indexed]):
         options: Callable[[], Any],
         max_pending: int,
         on_error: str,
+        load_template: Callable[[], Any],
     ) -> None:
         self._is_closed = False
+        self._load_template = load_template
         self._feed: _Feed | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._backend = backend
@@ -104,7 +114,7 @@ class AsyncSampleStream(AsyncIterator[Indexed]):
         if self._is_closed:
             raise StopAsyncIteration
         window = Window(self._backend, self._make, options, self._on_error)
-        self._feed = _Feed(window, self._inputs, self._max_pending)
+        self._feed = _Feed(window, self._inputs, self._max_pending, self._load_template)
         self._feeder = asyncio.get_running_loop().create_task(self._feed.run())
         return self._feed
 

@@ -148,7 +148,7 @@ class SamplerBase(Sampler):
             await asyncio.to_thread(self._backend.card)
         if self._templates.loaded is None and not all(map(is_encoded, features)):
             await asyncio.to_thread(lambda: self.template)
-        options = self._calls.options(
+        arguments = (
             sampling_params,
             num_samples,
             adapter_name,
@@ -157,6 +157,10 @@ class SamplerBase(Sampler):
             group_key,
             session_key,
         )
+        if adapter_path:  # its files are read
+            options = await asyncio.to_thread(self._calls.options, *arguments)
+        else:
+            options = self._calls.options(*arguments)
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         notifier = LoopNotifier.of(loop)
@@ -227,7 +231,13 @@ class SamplerBase(Sampler):
             )
 
         return AsyncSampleStream(
-            self._backend, self._calls.group, inputs, options, max_pending, on_error
+            self._backend,
+            self._calls.group,
+            inputs,
+            options,
+            max_pending,
+            on_error,
+            lambda: self.template,
         )
 
     # -- life --------------------------------------------------------------------------------------

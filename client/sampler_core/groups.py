@@ -46,6 +46,8 @@ class ChildWork(msgspec.Struct, eq=False):
     matched: str | int | None = None
     error: SamplerError | None = None
     segments: tuple[Segment, ...] = ()
+    given: int = 0
+    """Tokens that the caller gave, to be continued."""
     started: int = 0
     """Tokens that were there when the present attempt began."""
     cost: int = 0
@@ -56,6 +58,8 @@ class ChildWork(msgspec.Struct, eq=False):
     """Number of the clock tick at which the present attempt began."""
     handle: int = -1
     """Its handle at the replica that has it; -1 while it waits."""
+    replica: str = ""
+    """Name of the replica that has it, or had it last."""
     failures: int = 0
     """Attempts that ended in an engine error."""
     deaths: int = 0

@@ -143,7 +143,7 @@ class Preparer:
         key = group_hash(ids.data, options.ref.base, options.ref.adapter, explicit)
         group = Group(index, ids, params, options.ref, seeds, key, on_done, options.is_interactive)
         if resumed is not None:
-            preload(group.children[0], resumed)
+            preload(group.children[0], resumed, options.card.vocab_size)
         return group, InputView(encoded, ids, self._templates.loaded or self._templates)
 
     def prepare(

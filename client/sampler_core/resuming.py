@@ -1,14 +1,15 @@
 """Sequences that a caller gives back to be continued: the partial results of a cancelled stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from sampler_api.columns import Columns
 from sampler_api.errors import InvalidRequest
 from sampler_api.logprobs import LogprobRows
-from sampler_api.results import SampledSequence
+from sampler_api.results import SampledSequence, Segment
 
 from .groups import ChildWork
 
@@ -34,11 +35,20 @@ def resumed_sequences(resume: Any, inputs: int, num_samples: int) -> list[Sample
     return found
 
 
-def preload(child: ChildWork, sequence: SampledSequence) -> None:
+def preload(child: ChildWork, sequence: SampledSequence, vocab_size: int) -> None:
     """Put a sequence's tokens, logprobs and segments into a child that has not begun.
 
-    Raises InvalidRequest when the call asks for other logprobs than the sequence has.
+    Raises InvalidRequest when the call asks for other logprobs than the sequence has, or a token is
+    outside the vocabulary.
     """
+    outside = sequence.token_ids.astype(np.uint64) >= vocab_size
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidRequest(
+            f"resume: token {int(sequence.token_ids[position])} at position {position} is outside "
+            f"the vocabulary (0 to {vocab_size - 1})",
+            "resume",
+        )
     columns = Columns(child.columns.k)
     if columns.k and len(sequence.token_ids):
         ids, values = _arrays(sequence.logprobs, columns.k)
@@ -57,8 +67,15 @@ def preload(child: ChildWork, sequence: SampledSequence) -> None:
     columns.tokens += sequence.token_ids.astype(np.int32).tobytes()
     if columns.tokens:
         child.columns.extend(columns)
-    child.segments = sequence.segments
-    child.started = len(columns)
+    child.segments = tuple(_within(sequence.segments, len(columns)))
+    child.started = child.given = len(columns)
+
+
+def _within(segments: Sequence[Segment], length: int) -> Iterator[Segment]:
+    """Those of the first ``length`` tokens: a caller may give back fewer than came."""
+    for segment in segments:
+        if segment.start < length:
+            yield msgspec.structs.replace(segment, end=min(segment.end, length))
 
 
 def _arrays(rows: LogprobRows | Sequence[Any] | None, k: int) -> tuple[Any, Any]:

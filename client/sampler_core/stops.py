@@ -18,16 +18,11 @@ invalid. In a run of more than a window that began with an invalid byte the matc
 characters that follow it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sampler_api.params import SamplingParams
-
-__all__ = ["StopMatch", "StopMatcher", "end_of"]
+__all__ = ["StopMatch", "StopMatcher"]
 
 _UNFINISHED: Final = "�"
 _CONTEXT: Final = 8
@@ -174,35 +169,3 @@ class StopMatcher:
             count = self._count
             self._take([token], self._decode([*self._window, token]))
             self._count = count
-
-
-def end_of(
-    token_ids: NDArray[np.int32],
-    params: SamplingParams,
-    eos_ids: Collection[int],
-    context_room: int,
-) -> tuple[int, Literal["stop", "length"], int | None] | None:
-    """Where generated tokens i32 [T] ended by EOS, stop id or length: (length, reason, stop id).
-
-    ``context_room`` is the context limit less the prompt. EOS and stop ids count after
-    ``min_tokens`` tokens; a stop id wins over the length at the same token, and EOS, which has no
-    stop id, over both. ``None`` while the sequence may go on. Stop strings: :class:`StopMatcher`.
-    """
-    ids = token_ids[params.min_tokens :]
-    first: tuple[int, int | None] | None = None
-    wanted: list[tuple[int, int | None]] = []
-    if not params.ignore_eos:
-        wanted += [(eos, None) for eos in eos_ids]
-    wanted += [(stop, stop) for stop in params.stop_token_ids or ()]
-    for token, matched in wanted:
-        hits = ids == token
-        if hits.any():
-            length = params.min_tokens + int(hits.argmax()) + 1
-            if first is None or length < first[0]:
-                first = length, matched
-    limit = context_room if params.max_tokens is None else min(params.max_tokens, context_room)
-    if first is not None and first[0] <= max(limit, 0):
-        return first[0], "stop", first[1]
-    if len(token_ids) >= limit:
-        return max(limit, 0), "length", None
-    return None

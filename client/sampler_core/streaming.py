@@ -2,20 +2,26 @@
 rest."""
 
 import queue
+import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from .groups import Backend, Group
 from .window import Indexed, MakeGroup, Window, checked_pending, several
 
 __all__ = ["SampleStream"]
 
+_PULL_SECONDS: Final = 0.02
+"""So long a result waits for inputs that are pulled."""
+
 
 class SampleStream(Iterator[Indexed]):
     """Iterator of ``(index, SampleResponse)`` in the order of finishing.
 
     ``inputs`` may be any iterable; it is pulled in the consumer's thread, at most ``max_pending``
-    inputs ahead of what has been yielded, so that results that nobody takes stop the pulling.
+    inputs ahead of what has been yielded, so that results that nobody takes stop the pulling. Each
+    input is submitted as soon as it is pulled; inputs that follow from earlier answers need
+    ``max_pending=1``, or ``asample_stream``.
     Leaving ``with``, ``close()`` and garbage collection cancel what is unfinished.
     """
 
@@ -38,26 +44,22 @@ class SampleStream(Iterator[Indexed]):
 
     def _pump(self) -> None:
         window = self._window
-        groups: list[Group] = []
-        try:
-            while (
-                not self._is_exhausted
-                and len(window.pending) + len(self._refused) < self._max_pending
-            ):
-                try:
-                    value = next(self._inputs)
-                except StopIteration:
-                    self._is_exhausted = True
-                    break
-                started = window.start(value, self._finished.put)
-                if isinstance(started, Group):
-                    groups.append(started)
-                else:
-                    self._refused.append(started)
-        finally:
-            # Also when an input raises: a backend is only asked to cancel what it was given.
-            if groups:
-                window.backend.submit(groups)
+        until = time.monotonic() + _PULL_SECONDS
+        while (
+            not self._is_exhausted and len(window.pending) + len(self._refused) < self._max_pending
+        ):
+            try:
+                value = next(self._inputs)
+            except StopIteration:
+                self._is_exhausted = True
+                break
+            started = window.start(value, self._finished.put)
+            if isinstance(started, Group):
+                window.backend.submit([started])
+            else:
+                self._refused.append(started)
+            if time.monotonic() > until and (self._refused or not self._finished.empty()):
+                break
 
     def __next__(self) -> Indexed:
         if self._is_closed:

@@ -16,6 +16,8 @@ class TemplateSlot:
     def __init__(self, files: Callable[[], Mapping[str, bytes]]) -> None:
         self._files = files
         self._template: Any = None
+        self._has_none = False
+        """The served model has no tokenizer."""
         self._lock = threading.Lock()
 
     @property
@@ -27,10 +29,12 @@ class TemplateSlot:
     def template(self) -> Any:
         """The template; ``None`` when none was set and the model has no tokenizer."""
         with self._lock:
-            if self._template is None:
+            if self._template is None and not self._has_none:
                 files = self._files()
                 if files:
                     self._template = Template.from_files(files)
+                else:
+                    self._has_none = True
             return self._template
 
     def set(self, template_cls: Any, kwargs: Mapping[str, Any]) -> None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from sampler_api.errors import BaseMismatch, EngineDead, EngineFailed, SamplerError, Unsupported
 from sampler_api.frames import ABORT, ERROR, LENGTH, RUNNING, STOP, Load, ModelCard, RevisionRef
+from sampler_core.delivered import end_of_delivered
 from sampler_core.stops import StopMatcher
 
 from .batches import Adapters, Batch, Counters
 from .cards import model_card
-from .delivered import end_of_delivered
 from .deltas import append
 from .engines.base import Delta, Engine, EngineInfo, EngineRequest
 from .inbox import Inbox

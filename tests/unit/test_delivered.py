@@ -7,7 +7,7 @@ import pytest
 
 from sampler_api.frames import LENGTH, RUNNING, STOP
 from sampler_api.params import SamplingParams
-from sampler_server.delivered import end_of_delivered
+from sampler_core.delivered import end_of_delivered
 
 EOS = 0
 

@@ -1,6 +1,6 @@
 """A client's first moments: nobody takes everything only because it answers first."""
 
-from tests.unit.test_dispatcher import World
+from tests.dispatcher_world import World
 
 from sampler_client.meeting import Meeting
 

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -241,3 +243,70 @@ async def test_a_stream_that_is_cancelled_while_it_begins_submits_nothing() -> N
     assert await stream.cancel() == []
     assert await waiting is None
     assert backend.groups == []
+
+
+def test_each_input_is_submitted_before_the_next_is_pulled() -> None:
+    backend = RecordingBackend(answers=False)
+    submitted: list[int] = []
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        for _ in range(3):
+            submitted.append(len(backend.groups))
+            yield INPUT
+
+    stream = SamplerBase(backend).sample_stream(inputs(), {"max_tokens": 1})
+    stream._pump()
+    assert submitted == [0, 1, 2]
+    stream.close()
+
+
+def test_a_result_does_not_wait_for_inputs_that_come_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    pulled = 0
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield INPUT
+
+    stream = SamplerBase(RecordingBackend()).sample_stream(inputs(), {"max_tokens": 1})
+    assert next(stream)[0] == 0
+    assert pulled == 1
+    stream.close()
+
+
+def test_inputs_may_follow_from_the_answers_before_them_one_at_a_time() -> None:
+    answered: list[int] = []
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        for number in range(3):
+            assert answered == list(range(number))
+            yield INPUT
+
+    backend = RecordingBackend()
+    for index, _ in SamplerBase(backend).sample_stream(inputs(), {"max_tokens": 1}, max_pending=1):
+        answered.append(index)
+    assert answered == [0, 1, 2]
+
+
+class WithTokenizer(RecordingBackend):
+    """Tells the thread in which it is asked for its tokenizer."""
+
+    asked_in = ""
+
+    def tokenizer_files(self) -> Mapping[str, bytes]:
+        self.asked_in = threading.current_thread().name
+        return {}
+
+
+async def test_the_tokenizer_is_loaded_beside_the_event_loop() -> None:
+    backend = WithTokenizer()
+    chat = {"messages": [{"role": "user", "content": "x"}]}
+    async with SamplerBase(backend).asample_stream([chat], {"max_tokens": 1}) as stream:
+        async for _, response in stream:
+            assert response.sequences[0].stop_reason == "error"
+    assert backend.asked_in not in ("", threading.current_thread().name)

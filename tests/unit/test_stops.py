@@ -7,13 +7,11 @@ cut the tokens into an earlier part and feeds.
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sampler_api.params import SamplingParams
-from sampler_core.stops import StopMatch, StopMatcher, end_of
+from sampler_core.stops import StopMatch, StopMatcher
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -297,38 +295,3 @@ def test_without_stop_strings_nothing_is_decoded() -> None:
 
     matcher = StopMatcher([], refuse, [1, 2, 3])
     assert matcher.feed([1, 2, 3]) is None
-
-
-EOS = (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("ids", "params", "room", "expected"),
-    [
-        pytest.param([5, 6], {}, 100, None, id="goes on"),
-        pytest.param([5, 2, 6], {}, 100, (2, "stop", None), id="ends with EOS"),
-        pytest.param([5, 3, 2], {}, 100, (2, "stop", None), id="ends with the first of two EOS"),
-        pytest.param([5, 2], {"ignore_eos": True}, 100, None, id="ignores EOS"),
-        pytest.param(
-            [5, 7, 7], {"stop_token_ids": [7]}, 100, (2, "stop", 7), id="ends with a stop id"
-        ),
-        pytest.param(
-            [5, 2],
-            {"ignore_eos": True, "stop_token_ids": [2]},
-            100,
-            (2, "stop", 2),
-            id="ends with EOS as a stop id",
-        ),
-        pytest.param([5, 2], {"stop": [2]}, 100, (2, "stop", None), id="EOS is no stop id"),
-        pytest.param([5, 6], {"max_tokens": 2}, 100, (2, "length", None), id="ends at max_tokens"),
-        pytest.param([5, 6], {"max_tokens": 9}, 2, (2, "length", None), id="ends at the context"),
-        pytest.param([5, 2], {"max_tokens": 2}, 100, (2, "stop", None), id="EOS wins over length"),
-        pytest.param([5, 6, 2], {"max_tokens": 2}, 9, (2, "length", None), id="length comes first"),
-        pytest.param([2, 5, 2], {"min_tokens": 1}, 9, (3, "stop", None), id="EOS after min_tokens"),
-        pytest.param([], {"max_tokens": 0}, 9, (0, "length", None), id="scores only"),
-        pytest.param([], {}, 9, None, id="has not begun"),
-    ],
-)
-def test_a_sequence(ids: list[int], params: dict[str, object], room: int, expected: object) -> None:
-    made = SamplingParams.from_dict(params)
-    assert end_of(np.array(ids, np.int32), made, EOS, room) == expected

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sampler_api.frames import LENGTH, RUNNING, STOP
 from sampler_api.params import SamplingParams
-from sampler_core.stops import StopMatcher
+
+from .stops import StopMatcher
 
 __all__ = ["end_of_delivered"]
 

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 0.5
 LAST_DELAY_SECONDS = 60.0
+_TIMER_SECONDS = 0.01
+"""A timer may fire so much early."""
 
 Work = Callable[[Key], Awaitable[float | None]]
 
@@ -23,8 +25,8 @@ class WorkQueue:
     """Runs ``work`` for keys that were added; it returns the seconds after which to look again.
 
     A key that is added while its pass runs gets another one. A pass that raises is repeated after
-    0.5 s, then twice as long each time up to 60 s. ``observe`` is told the duration and the error
-    of each pass.
+    0.5 s, then twice as long each time up to 60 s; passes between two repetitions, for news, change
+    nothing about that. ``observe`` is told the duration and the error of each pass.
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class WorkQueue:
         self._queued: set[Key] = set()
         self._active: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
-        self._delays: dict[Key, float] = {}
+        self._repeats: dict[Key, tuple[float, float]] = {}
+        """Of keys whose last pass failed: the delay, and when it is over."""
         self._wakeup = asyncio.Event()
 
     def __len__(self) -> int:
@@ -110,16 +113,20 @@ class WorkQueue:
             self._failed(key, loop.time() - started, error)
             log.exception("%s: the pass failed", key)
         else:
-            self._delays.pop(key, None)
+            self._repeats.pop(key, None)
             self._observe(loop.time() - started, None)
             if again is not None:
                 self.add_later(key, again)
 
     def _failed(self, key: Key, seconds: float, error: BaseException) -> None:
-        delay = self._delays.get(key, FIRST_DELAY_SECONDS)
-        self._delays[key] = min(2 * delay, LAST_DELAY_SECONDS)
+        now = asyncio.get_running_loop().time()
+        delay, due = self._repeats.get(key, (0.0, now))
+        if now >= due - _TIMER_SECONDS:
+            delay = min(2 * delay, LAST_DELAY_SECONDS) or FIRST_DELAY_SECONDS
+            due = now + delay
+        self._repeats[key] = delay, due
         self._observe(seconds, error)
-        self.add_later(key, delay)
+        self.add_later(key, due - now)
 
     def _forget_timer(self, key: Key) -> None:
         with contextlib.suppress(KeyError):

@@ -235,7 +235,20 @@ def test_news_do_not_wait_for_the_delay() -> None:
         queue.add(A)
 
     play(passes, scenario)
-    assert passes.times == [0, 0.5, 1, 3]
+    assert passes.times == [0, 0.5, 1, 1.5]
+
+
+def test_a_storm_of_news_makes_nobody_wait_longer() -> None:
+    passes = Passes(outcomes=(Unavailable("away"),) * 7)
+
+    async def scenario(queue: WorkQueue) -> None:
+        for _ in range(6):
+            queue.add(A)
+            await asyncio.sleep(0.0625)
+
+    play(passes, scenario)
+    # After the seventh, which was the repetition, comes the second delay.
+    assert gaps(passes.times)[-2:] == [0.1875, 1]
 
 
 def test_a_failing_key_does_not_hold_up_another() -> None:

@@ -119,7 +119,7 @@ async def test_a_token_that_cannot_be_had_may_be_had_later(server: Answering) ->
         raise ConfigException("Token file exists but empty.")
 
     configuration.api_key["BearerToken"] = "Bearer old"
-    configuration.refresh_api_key_hook = renew  # type: ignore[assignment]
+    configuration.refresh_api_key_hook = renew  # type: ignore[assignment]  # untyped
     api = KubeApi(configuration)
     try:
         with pytest.raises(Unavailable, match=r"GET /api/v1/pods: Token file exists but empty"):

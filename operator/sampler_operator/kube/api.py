@@ -82,7 +82,7 @@ class KubeApi:
             loader = await load_kube_config(
                 config_file=kubeconfig, context=context, client_configuration=configuration
             )
-            configuration.refresh_api_key_hook = _renewal(loader)  # type: ignore[assignment]
+            configuration.refresh_api_key_hook = _renewal(loader)  # type: ignore[assignment]  # untyped
         except (ConfigException, OSError) as error:
             raise Unavailable(f"no cluster to talk to: {error}") from None
         return cls(configuration, connections)

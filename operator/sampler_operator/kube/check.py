@@ -10,7 +10,7 @@ from .api import KubeApi
 from .resources import SAMPLER_DEPLOYMENTS
 from .rights import CLUSTER_RIGHTS, NODE_RIGHTS, RIGHTS, Right
 
-__all__ = ["Checked", "check", "require_crd"]
+__all__ = ["Checked", "check", "is_granted", "require_crd"]
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -47,17 +47,19 @@ async def check(api: KubeApi, namespaces: tuple[str, ...]) -> Checked:
     if not namespaces:
         wanted += [(right, "") for right in CLUSTER_RIGHTS]
     optional = [(right, "") for right in NODE_RIGHTS]
-    granted = await asyncio.gather(*(_is_granted(api, *one) for one in [*wanted, *optional]))
+    granted = await asyncio.gather(*(is_granted(api, *one) for one in [*wanted, *optional]))
     missing = [
         f"may not {right}{f' in namespace {namespace}' if namespace else ''}"
-        for (right, namespace), is_granted in zip([*wanted, *optional], granted, strict=True)
-        if not is_granted
+        for (right, namespace), is_given in zip([*wanted, *optional], granted, strict=True)
+        if not is_given
     ]
     split = granted[: len(wanted)].count(False)
     return Checked(len(wanted), tuple(missing[:split]), tuple(missing[split:]))
 
 
-async def _is_granted(api: KubeApi, right: Right, namespace: str) -> bool:
+async def is_granted(api: KubeApi, right: Right, namespace: str) -> bool:
+    """Whether this operator has a right in a namespace, or in the cluster if that is empty. Anybody
+    may ask that of themselves. Raises ClusterError."""
     resource, _, subresource = right.resource.partition("/")
     attributes = {
         "verb": right.verb,

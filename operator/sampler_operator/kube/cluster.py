@@ -12,10 +12,10 @@ from ..names import Key, Ref
 from ..objects import Manifest, digest_of, ref_of
 from ..observed import ChildView, child_view
 from ..ports import DeviceRoom, Event
-from ..quantities import as_number
 from .api import APPLY, MERGE, KubeApi
 from .recorder import EVENTS, EventRecorder
 from .resources import CHILDREN, CLAIMS, PODS, SAMPLER_DEPLOYMENTS, path_of
+from .rooms import DeviceRooms
 
 __all__ = ["KubeCluster"]
 
@@ -43,6 +43,7 @@ class KubeCluster:
     ) -> None:
         self._api = api
         self._recorder = recorder
+        self._rooms = DeviceRooms(api)
         self._applied = applied
         self._missed = missed
 
@@ -145,24 +146,7 @@ class KubeCluster:
 
     async def device_room(self, resource: str) -> DeviceRoom | None:
         """See ``ports.Cluster``. Reads all nodes and pods: asked for only while a pod waits."""
-        try:
-            nodes = await self._api.call("GET", "/api/v1/nodes", query={"resourceVersion": "0"})
-            pods = await self._api.call("GET", "/api/v1/pods", query={"resourceVersion": "0"})
-        except ClusterError:
-            return None
-        taken: dict[str, int] = {}
-        for pod in pods["items"]:
-            node = pod["spec"].get("nodeName")
-            if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-                taken[node] = taken.get(node, 0) + _devices(pod, resource)
-        largest = free = 0
-        for node in nodes["items"]:
-            if node["spec"].get("unschedulable"):
-                continue
-            has = int(as_number(node.get("status", {}).get("allocatable", {}).get(resource, 0)))
-            largest = max(largest, has)
-            free = max(free, has - taken.get(node["metadata"]["name"], 0))
-        return DeviceRoom(largest, free)
+        return await self._rooms.room(resource)
 
     async def access_modes(self, key: Key, claim: str) -> AccessModes | None:
         """See ``ports.Cluster``."""
@@ -181,10 +165,3 @@ def _with_nulls(status: Manifest) -> Manifest:
 
 def _time_of(event: Mapping[str, Any]) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or "")
-
-
-def _devices(pod: Mapping[str, Any], resource: str) -> int:
-    return sum(
-        int(as_number((c.get("resources") or {}).get("requests", {}).get(resource, 0)))
-        for c in pod["spec"].get("containers") or ()
-    )

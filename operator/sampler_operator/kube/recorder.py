@@ -101,14 +101,20 @@ class EventRecorder:
                 body = self._event(meta, event, name)
                 await self._api.call("POST", path_of(EVENTS, meta["namespace"]), body=body)
             except Refused as error:
-                # An operator before this one has told it.
                 if error.field != _CONFLICT:
                     raise
-                count = 2
+                # An operator before this one has told it, or this one long ago.
+                count = await self._told(meta, name) + 1
                 await self._count(meta, name, count)
         self._counts[name] = count
         if len(self._counts) > _REMEMBERED:
             self._counts.popitem(last=False)
+
+    async def _told(self, meta: Manifest, name: str) -> int:
+        """How often the event has happened by its own account."""
+        path, query = path_of(EVENTS, meta["namespace"]), {"fieldSelector": f"metadata.name={name}"}
+        found = (await self._api.call("GET", path, query=query))["items"]
+        return int(found[0].get("count") or 1) if found else 0  # it may just have expired
 
     async def _count(self, meta: Manifest, name: str, count: int) -> bool:
         path = path_of(EVENTS, meta["namespace"], name)

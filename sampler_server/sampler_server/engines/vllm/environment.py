@@ -9,7 +9,7 @@ from typing import Final
 
 from .owner import OWNER
 
-__all__ = ["ERRORS_FILE", "ON_CPU", "vllm_environment"]
+__all__ = ["ERRORS_FILE", "IN_FLOAT32", "ON_CPU", "vllm_environment"]
 
 ERRORS_FILE: Final = "errors.log"
 """In the scratch folder: what processes of the engine said when they could not start."""
@@ -27,6 +27,11 @@ _ALWAYS: Final = {
 ON_CPU: Final = {
     # The first request for logprobs would compile C++ for 15 seconds, also in eager mode.
     "TORCHDYNAMO_DISABLE": "1",
+}
+IN_FLOAT32: Final = {
+    # Triton multiplies float32 in TF32, with 10 bits of mantissa, unless it is told otherwise:
+    # vLLM's attention for float32 on a GPU, and logprobs with it, would be off by thousandths.
+    "TRITON_F32_DEFAULT": "ieee",
 }
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

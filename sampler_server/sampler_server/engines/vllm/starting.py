@@ -19,7 +19,7 @@ from sampler_core.bases import linear_shapes
 
 from ..base import EngineInfo
 from .arguments import MAX_LOGPROBS, engine_args, lora_targets
-from .environment import ERRORS_FILE, ON_CPU, vllm_environment
+from .environment import ERRORS_FILE, IN_FLOAT32, ON_CPU, vllm_environment
 from .options import VllmOptions
 from .processes import descendants
 from .reasons import one_line, root_cause
@@ -55,13 +55,15 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
     before = set(descendants(os.getpid()))
     with vllm_environment(scratch, ON_CPU if is_cpu and arguments.enforce_eager else None):
         config = _config(arguments, options, is_cpu)
+        is_float32 = config.model_config.dtype == torch.float32
         try:
-            engine = AsyncLLM.from_vllm_config(
-                config,
-                stat_loggers=[counter.logger],
-                enable_log_requests=False,
-                disable_log_stats=True,
-            )
+            with vllm_environment(scratch, IN_FLOAT32 if is_float32 else None):
+                engine = AsyncLLM.from_vllm_config(
+                    config,
+                    stat_loggers=[counter.logger],
+                    enable_log_requests=False,
+                    disable_log_stats=True,
+                )
         except Exception as error:
             # What went wrong was in another process, and of any kind; its log has it.
             raise not_started(options, scratch, error) from error

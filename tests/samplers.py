@@ -1,7 +1,8 @@
 """The samplers that the conformance tests run against: one line each in ``SAMPLERS``.
 
-Every one serves the same tiny model in float32. What a kind needs (a server process) is started
-once and lives as long as the test session; a sampler of it is cheap to make.
+Every one serves the same tiny model in float32 (vLLM's in ``DTYPE``, which is that too unless
+somebody says otherwise). What a kind needs (a server process) is started once and lives as long as
+the test session; a sampler of it is cheap to make.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from tests.reference import DTYPE
 from tests.servers import Server
 from tests.tiny_models import cache_root, tiny_model
 
 from sampler_core.base import SamplerBase
 
-__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "runs_here"]
+__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "has_gpu", "runs_here"]
 
 OpenSampler = Callable[[], SamplerBase]
 """Makes a sampler of one kind; the caller closes it."""
@@ -50,7 +52,11 @@ def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
 def _vllm(adapter_root: Path) -> Iterator[OpenSampler]:
     from sampler_server import vLLMSampler
 
-    yield lambda: vLLMSampler(str(tiny_model()), dtype="float32", **_VLLM_LIMITS)
+    args = {**_on_a_gpu(), "enforce_eager": True}
+    made: dict[str, Any] = {"slots": 64, "kv_tokens": 65_536, "engine_args": args}
+    if _is_without_adapters():
+        made["max_adapters"] = 0
+    yield lambda: vLLMSampler(str(tiny_model()), dtype=DTYPE, **made)
 
 
 @contextmanager
@@ -59,8 +65,11 @@ def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
 
     with Server(
         f"--model={tiny_model()}",
-        "--dtype=float32",
-        *(f"--{name.replace('_', '-')}={limit}" for name, limit in _VLLM_WORDS.items()),
+        f"--dtype={DTYPE}",
+        "--max-num-seqs=64",
+        "--max-kv-tokens=65536",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in _on_a_gpu().items()),
+        *(["--max-adapters=0"] if _is_without_adapters() else []),
         "--drain-seconds=0",
         "--log-level=warning",
         f"--adapter-root={adapter_root}",
@@ -70,8 +79,22 @@ def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
         yield lambda: RemoteSampler(server.url)
 
 
-_VLLM_LIMITS: Final[dict[str, Any]] = {"slots": 64, "kv_tokens": 65_536}
-_VLLM_WORDS: Final = {"max_num_seqs": 64, "max_kv_tokens": 65_536}
+def has_gpu() -> bool:
+    """Whether vLLM computes on one here."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _on_a_gpu() -> dict[str, Any]:
+    """Arguments of vLLM's own; several engines share a GPU."""
+    return {"gpu_memory_utilization": 0.3} if has_gpu() else {}
+
+
+def _is_without_adapters() -> bool:
+    """On a GPU vLLM computes adapters in 16 bits only: `scripts/test_vllm_gpu.sh` runs both."""
+    return has_gpu() and DTYPE == "float32"
+
 
 SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]] = {
     "torch": _torch,

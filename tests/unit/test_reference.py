@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.reference import Row, edited, end_by_definition, log_softmax, processed
+from tests.reference import Row, bisected, edited, end_by_definition, log_softmax, processed
 
 from sampler_api.params import SamplingParams
 
@@ -92,3 +92,15 @@ def test_endings_by_hand(
         decode=lambda some: "".join(chr(ord("a") + token) for token in some),
     )
     assert found == expected
+
+
+def test_a_bisection_may_end_at_each_candidate_that_is_as_good_as_the_border() -> None:
+    shares = np.array([0.5, 0.15, 0.1000001, 0.1, 0.0999999, 0.05])
+    params = SamplingParams(temperature=1.0, top_p=0.75)
+    rows = bisected(np.log(shares), params)
+    kept = sorted(int(np.isfinite(row).sum()) for row in rows)
+    assert kept == [3, 4, 5]
+    exact = processed(np.log(shares), params)
+    assert int(np.isfinite(exact).sum()) == 3
+    apart = bisected(np.log(np.array([0.5, 0.3, 0.2])), params)
+    assert [int(np.isfinite(row).sum()) for row in apart] == [2]

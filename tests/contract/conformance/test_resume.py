@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.checks import assert_explained, prompts
+from tests.checks import assert_best, assert_explained, prompts
 from tests.reference import reference
 from tests.tiny_adapters import tiny_adapter
 
@@ -98,7 +98,7 @@ def test_a_sequence_may_go_on_under_another_adapter(sampler: SamplerBase) -> Non
     (again,) = sampler.sample({"input_ids": IDS}, params, "resumed", resume=part)[0].sequences
     assert again.tokens[:4] == whole.tokens[:4]
     rest = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-    assert again.tokens[4:] == REF.greedy([*IDS, *whole.tokens[:4]], rest, "a1").tokens
+    assert_best(REF, [*IDS, *whole.tokens[:4]], again.tokens[4:], rest, "a1")
     assert again.segments[-1].start == 4
     assert again.segments[-1].revision is not None
     assert again.segments[-1].revision.adapter == bound.digest

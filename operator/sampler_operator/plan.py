@@ -32,6 +32,8 @@ class Plan:
     applies: tuple[Manifest, ...] = ()
     deletes: tuple[names.Ref, ...] = ()
     details: tuple[str, ...] = ()
+    is_new_template: bool = False
+    """The Deployment has another pod template, or does not exist."""
 
 
 def desired(
@@ -81,7 +83,13 @@ def planned(
         applies.append(manifest)
     deletes = [ref for ref in own if ref not in wanted]
     details += [f"delete {ref}: the spec does not want it" for ref in deletes]
-    return Plan(template, tuple(applies), tuple(deletes), tuple(details))
+    return Plan(
+        template,
+        tuple(applies),
+        tuple(deletes),
+        tuple(details),
+        is_new_template=_annotations(present).get(names.TEMPLATE_DIGEST) != template.digest,
+    )
 
 
 def _moves(

@@ -20,12 +20,20 @@ from .names import Key
 from .objects import Manifest, ref_of
 from .observed import Observed, PodView
 from .plan import BuildSettings, Plan, planned
-from .ports import Cluster, View
+from .ports import Cluster, Event, View
 from .refusals import Refusals
 from .reporter import Reporter
 from .reports import Report, has_unasked
-from .spec.parse import parse
-from .status import Situation, events, invalid_status, is_same_status, state_of, status
+from .spec.parse import known_part
+from .status import (
+    Situation,
+    events,
+    invalid_status,
+    is_same_status,
+    not_understood,
+    state_of,
+    status,
+)
 from .status.withheld import with_former_adapters
 from .trouble import seconds_until_stuck
 
@@ -64,6 +72,8 @@ class Reconciler:
         self._untold: dict[Key, tuple[str, ...]] = {}
         self._going: dict[Key, str] = {}
         """Those whose namespace is being deleted, by uid."""
+        self._warned: dict[Key, tuple[str, int]] = {}
+        """Those with unknown fields, by uid and generation."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; the seconds after which to look again, if needed. Raises Unavailable."""
@@ -90,7 +100,7 @@ class Reconciler:
     async def _pass(self, key: Key, observed: Observed) -> "_Outcome":
         now = self._now()
         try:
-            sd = parse(observed.sd)
+            sd, unknown = known_part(observed.sd)
         except InvalidSpec as error:
             return await self._tell(key, observed, invalid_status(observed, error, now), ())
         reports = self._reporter.reports(key, observed.pods)
@@ -98,6 +108,11 @@ class Reconciler:
 
         config = adapters_config(sd, observed.pods, reports, recorded(key, observed))
         plan = planned(sd, observed, config, self._settings)
+        if unknown:
+            if plan.is_new_template:
+                held = invalid_status(observed, not_understood(unknown), now)
+                return await self._tell(key, observed, held, ())
+            self._warn_of_unknown(key, observed, unknown)
 
         failures = await self._act(key, observed, plan)
         if any(isinstance(failure, NamespaceGoing) for failure in failures):
@@ -134,7 +149,19 @@ class Reconciler:
         look_after = min((look for look in looks if look is not None), default=None)
         return _Outcome(has_written or told.has_written, look_after)
 
+    def _warn_of_unknown(self, key: Key, observed: Observed, fields: tuple[str, ...]) -> None:
+        """Once for each generation."""
+        meta = observed.sd["metadata"]
+        seen = meta["uid"], meta.get("generation", 0)
+        if self._warned.get(key) != seen:
+            self._warned[key] = seen
+            change = "it changes" if len(fields) == 1 else "they change"
+            said = f"this operator does not know {', '.join(fields)}: {change} nothing"
+            log.warning("%s: %s", key, said)
+            self._cluster.emit(observed.sd, Event("Warning", "UnknownField", said))
+
     def _forget(self, key: Key) -> None:
+        self._warned.pop(key, None)
         self._reporter.forget(key)
         self._refusals.forget(key)
         self._status_written.pop(key, None)

@@ -5,7 +5,7 @@ because the operator did. A restart on a cluster that is as it should be writes 
 import copy
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from tests.apiserver import ApiServer
@@ -18,9 +18,11 @@ from tests.operator_thread import OperatorThread
 from tests.proxy import wait_until
 from tests.spec_cases import manifest
 
+from sampler_operator.names import GROUP, PLURAL
 from sampler_operator.objects import Manifest
 from sampler_operator.plan import BuildSettings
 from sampler_operator.pod import LAYOUTS, Layout
+from sampler_operator.schema import crd
 from sampler_operator.spec import SamplerDeployment
 
 MARK = {"name": "LAYOUT", "value": "2"}
@@ -186,3 +188,39 @@ def test_a_restart_writes_nothing(api_server: ApiServer, namespace: str) -> None
         wait_until(lambda: passes() >= len(fleets), "it has looked at every fleet")
         assert process.writes() == 0
     assert everything(fleets[0]) == before
+
+
+@pytest.fixture
+def newer_crd(api_server: ApiServer) -> Iterator[None]:
+    """A schema with a field that this operator has never heard of."""
+    newer = copy.deepcopy(crd())
+    schema = newer["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["novel"] = {"type": "string"}
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{PLURAL}.{GROUP}"
+    api_server.client.apply(path, newer)
+    yield
+    install_crd(api_server)
+
+
+@pytest.mark.usefixtures("newer_crd")
+def test_a_former_operator_scales_a_spec_of_a_newer_one_and_leaves_its_pods_alone(
+    fleet: LiveFleet,
+) -> None:
+    before = container(fleet)
+    with operator(fleet, FORMER):
+
+        def is_taken() -> bool:
+            # The new schema is served some time after it was taken.
+            fleet.change({"novel": "a", "replicas": 3})
+            return bool(fleet.get()["spec"].get("novel")) and counts(fleet) == (3, 3)
+
+        fleet.wait(is_taken, "the fleet is scaled")
+        assert fleet.condition("Accepted")["status"] == "True"
+        fleet.wait(lambda: "UnknownField" in fleet.kubectl("get", "events"), "the field is told")
+        fleet.change({"env": [{"name": "NEW", "value": "1"}]})
+        said = fleet.wait_for("Accepted", "False", "InvalidSpec")
+        assert said.startswith("spec.novel: unknown to this operator")
+        assert container(fleet) == before
+        assert counts(fleet) == (3, 3)
+        fleet.change({"novel": None})
+        fleet.wait(lambda: {"name": "NEW", "value": "1"} in container(fleet)["env"], "it goes on")

@@ -1,9 +1,11 @@
 """What the status says in every state of a fleet."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from tests.kube_objects import (
     NOW,
@@ -551,23 +553,69 @@ def test_a_spec_with_everything_has_a_status() -> None:
 WRONG = InvalidSpec("spec.replica: unknown field; did you mean replicas?", "spec.replica")
 
 
-def test_a_spec_that_cannot_be_keeps_what_is_known_of_the_fleet() -> None:
+def test_a_spec_that_cannot_be_leaves_what_runs_and_tells_how_it_is_now() -> None:
     [case] = [case for case in CASES if case.sentence.startswith("a fleet that serves")]
     former, _ = seen(case)
     later = NOW.replace(hour=13)
-    made = invalid_status(Observed(fleet(generation=2, status=former)), WRONG, later)
-    SamplerDeploymentStatus.model_validate(made)
-    conditions = {each["type"]: each for each in made["conditions"]}
+
+    def told(ready: int, replicas: int) -> tuple[Manifest, dict[str, Manifest]]:
+        child = applied(deployment(2, ready=ready), replicas)
+        found = Observed(fleet(generation=2, status=former), {child.ref: child})
+        made = invalid_status(found, WRONG, later)
+        SamplerDeploymentStatus.model_validate(made)
+        return made, {each["type"]: each for each in made["conditions"]}
+
+    made, conditions = told(2, 2)
     kept = ("replicas", "readyReplicas", "summary", "image")
     assert {name: made[name] for name in kept} == {name: former[name] for name in kept}
     assert made["observedGeneration"] == 2
-    assert conditions["Ready"] == former["conditions"][1]
+    ready = conditions["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "Serving")
+    assert ready["lastTransitionTime"] == former["conditions"][1]["lastTransitionTime"]
     for kind, holds in {"Accepted": "False", "UpToDate": "False", "Stalled": "True"}.items():
         found = conditions[kind]
         assert (found["status"], found["reason"]) == (holds, "InvalidSpec")
         assert found["message"] == WRONG.message
         assert found["lastTransitionTime"] == "2026-11-26T13:00:00Z"
     assert state_of(made) == "stalled"
+
+    made, conditions = told(0, 2)
+    assert (made["readyReplicas"], made["summary"]) == (0, "0/2")
+    ready = conditions["Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "WaitingForReplicas")
+    assert ready["message"] == "0 of 2 replicas of the former spec ready"
+
+    made, conditions = told(0, 0)
+    assert conditions["Ready"]["reason"] == "ScaledToZero"
+
+    made = invalid_status(Observed(fleet(generation=2, status=former)), WRONG, later)
+    [ready] = [each for each in made["conditions"] if each["type"] == "Ready"]
+    assert (ready["status"], made["readyReplicas"]) == ("False", 0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "is_serving"),
+    [
+        ({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}, True),
+        ({"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, False),
+        ({"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}, False),
+        ({"type": "Recreate"}, True),
+    ],
+)
+def test_a_fleet_of_a_spec_that_cannot_be_serves_by_the_measures_of_its_deployment(
+    strategy: Manifest, is_serving: bool
+) -> None:
+    child = applied(deployment(2, ready=1), 2, strategy)
+    made = invalid_status(Observed(fleet(), {child.ref: child}), WRONG, NOW)
+    [ready] = [each for each in made["conditions"] if each["type"] == "Ready"]
+    assert ready["status"] == str(is_serving)
+
+
+def applied(child: ChildView, replicas: int, strategy: Manifest | None = None) -> ChildView:
+    """A Deployment of the fleet that wants so many replicas."""
+    spec = {"replicas": replicas, "strategy": strategy or {}}
+    body = zlib.compress(msgspec.json.encode({"metadata": {}, "spec": spec}))
+    return msgspec.structs.replace(child, owner="5f1c", body=body)
 
 
 def test_a_first_spec_that_cannot_be_is_not_ready() -> None:

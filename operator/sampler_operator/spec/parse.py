@@ -15,7 +15,7 @@ from ..errors import InvalidSpec
 from .base import BrokenRules
 from .deployment import SamplerDeployment
 
-__all__ = ["parse"]
+__all__ = ["known_part", "parse"]
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MOST_HOMES: Final = 3
@@ -79,6 +79,43 @@ def parse(manifest: object) -> SamplerDeployment:
                 return made
     # A chained ValidationError would say the same again, in many lines.
     raise InvalidSpec("; ".join(map(str, problems)), problems[0].path) from None
+
+
+def known_part(manifest: Mapping[str, Any]) -> tuple[SamplerDeployment, tuple[str, ...]]:
+    """The SamplerDeployment that ``manifest`` is without its unknown fields, and their paths. The
+    API server keeps no field that is not in the schema, so a newer schema has them. Raises
+    InvalidSpec for whatever else is wrong."""
+    paths: list[str] = []
+    known: Any = manifest
+    while True:
+        try:
+            return parse(known), tuple(paths)
+        except InvalidSpec:
+            unknown = _unknown_fields(known)
+            if not unknown:
+                raise
+        paths += map(_path, unknown)
+        for location in unknown:
+            known = _without(known, location)
+
+
+def _unknown_fields(manifest: Mapping[str, Any]) -> list[Location]:
+    try:
+        SamplerDeployment.model_validate(dict(manifest), by_alias=True, by_name=False)
+    except ValidationError as error:
+        return [found["loc"] for found in error.errors() if found["type"] == "extra_forbidden"]
+    return []
+
+
+def _without(value: Any, location: Location) -> Any:
+    step, *rest = location
+    if isinstance(value, list):
+        return [
+            _without(part, tuple(rest)) if at == step else part for at, part in enumerate(value)
+        ]
+    if not rest:
+        return {name: part for name, part in value.items() if name != step}
+    return {**value, step: _without(value[step], tuple(rest))}
 
 
 def _problems(found: ErrorDetails) -> Iterator[_Problem]:

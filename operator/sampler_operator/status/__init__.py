@@ -5,9 +5,10 @@ from .conditions import Condition, ConditionType
 from .events import events
 from .fault import Fault, Gravity
 from .faults import pod_fault
+from .invalid import invalid_status, not_understood
 from .reasons import Reason
 from .situation import Situation
-from .summary import invalid_status, is_same_status, state_of, status
+from .summary import is_same_status, state_of, status
 
 __all__ = [
     "Condition",
@@ -19,6 +20,7 @@ __all__ = [
     "events",
     "invalid_status",
     "is_same_status",
+    "not_understood",
     "pod_fault",
     "state_of",
     "status",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..observed import DeploymentView, PodView
+from ..observed import ChildView, DeploymentView, PodView
 from ..spec import SamplerDeployment
 
 __all__ = ["Counts", "max_unavailable", "newest_template"]
@@ -28,7 +28,24 @@ class Counts:
     def of(cls, sd: SamplerDeployment, deployment: DeploymentView | None) -> Self:
         """``deployment`` is None before it exists."""
         wanted = sd.spec.replicas
-        least = max(1, wanted - max_unavailable(sd))
+        return cls._of(wanted, max_unavailable(sd), deployment)
+
+    @classmethod
+    def as_applied(cls, child: ChildView | None) -> Self:
+        """By what the Deployment itself wants, whatever the spec says now."""
+        if child is None:
+            return cls(0, 1)
+        spec = child.manifest().get("spec") or {}
+        rolling = (spec.get("strategy") or {}).get("rollingUpdate") or {}
+        wanted = int(spec.get("replicas", 1))
+        missing = _missing_at_most(
+            rolling.get("maxSurge", 0), rolling.get("maxUnavailable", 1), wanted
+        )
+        return cls._of(wanted, missing, child.deployment)
+
+    @classmethod
+    def _of(cls, wanted: int, missing: int, deployment: DeploymentView | None) -> Self:
+        least = max(1, wanted - missing)
         if deployment is None:
             return cls(wanted, least)
         return cls(
@@ -55,12 +72,17 @@ class Counts:
 
 
 def max_unavailable(sd: SamplerDeployment) -> int:
-    """Replicas that may be missing, by Kubernetes' rules: a percentage of surge is rounded up, of
-    unavailable ones down, and if both come to nothing, one may be missing."""
-    rollout, replicas = sd.spec.rollout, sd.spec.replicas
-    surge = _pods(rollout.max_surge, replicas, is_rounded_up=True)
-    unavailable = _pods(rollout.max_unavailable, replicas, is_rounded_up=False)
-    return min(unavailable or (0 if surge else 1), replicas)
+    """Replicas that may be missing."""
+    rollout = sd.spec.rollout
+    return _missing_at_most(rollout.max_surge, rollout.max_unavailable, sd.spec.replicas)
+
+
+def _missing_at_most(surge: int | str, unavailable: int | str, replicas: int) -> int:
+    """Kubernetes' rules: a percentage of surge is rounded up, of unavailable ones down, and if both
+    come to nothing, one may be missing."""
+    least = _pods(unavailable, replicas, is_rounded_up=False)
+    more = _pods(surge, replicas, is_rounded_up=True)
+    return min(least or (0 if more else 1), replicas)
 
 
 def _pods(amount: int | str, replicas: int, *, is_rounded_up: bool) -> int:

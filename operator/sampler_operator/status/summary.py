@@ -5,18 +5,16 @@ from datetime import datetime
 from typing import Any
 
 from .. import names
-from ..errors import InvalidSpec
 from ..objects import Manifest
 from ..observed import Observed
 from ..spec import SamplerDeployment
 from . import verdicts
 from .adapters import Adapters
 from .conditions import Condition, ConditionType, merged, read
-from .fault import shortened
 from .reasons import Reason
 from .situation import Situation
 
-__all__ = ["invalid_status", "is_same_status", "state_of", "status"]
+__all__ = ["is_same_status", "state_of", "status"]
 
 
 def status(sd: SamplerDeployment, situation: Situation, now: datetime) -> Manifest:
@@ -71,30 +69,6 @@ def _status_of(observed: Observed) -> Mapping[str, Any]:
 def _without(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
     found = status.get("conditions") or ()
     return {**status, "conditions": [each for each in found if each["type"] != kind]}
-
-
-def invalid_status(observed: Observed, error: InvalidSpec, now: datetime) -> Manifest:
-    """The status of a SamplerDeployment that says what cannot be: nothing is changed for it, so
-    counts and conditions of what runs stay as they were."""
-    former = _status_of(observed)
-    said = shortened(error.message)
-    given = {
-        ConditionType.ACCEPTED: False,
-        ConditionType.UP_TO_DATE: False,
-        ConditionType.RECONCILING: False,
-        ConditionType.STALLED: True,
-    }
-    if str(ConditionType.READY) not in read(former):
-        given[ConditionType.READY] = False
-    conditions = (
-        Condition(kind, holds, Reason.INVALID_SPEC, said) for kind, holds in given.items()
-    )
-    generation = int(observed.sd["metadata"].get("generation", 0))
-    return {
-        **former,
-        "observedGeneration": generation,
-        "conditions": merged(former, conditions, generation, now),
-    }
 
 
 def state_of(made: Mapping[str, Any]) -> str:

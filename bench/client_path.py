@@ -1,7 +1,7 @@
 """Requests per second of one client process, against four sim servers that answer at once.
 
 A request is one input of 128 prompt ids that gives one sequence of 16 tokens with logprobs; its
-``tokens`` and ``logprobs`` are read. Forms: (a) one ``sample`` of all of them, (b) as many
+``tokens``, the column of its logprobs and a row of them are read. Forms: (a) one ``sample`` of all of them, (b) as many
 ``asample`` at the same time, (c) 16 threads that call ``sample`` for one input after another.
 ``cpu_us`` is the CPU time of the client process, all its threads, a request. The servers run on the
 same cores.
@@ -80,6 +80,7 @@ def touch(sequence: SampledSequence) -> None:
     assert len(sequence.tokens) == TOKENS
     assert isinstance(sequence.logprobs, LogprobRows)
     assert sequence.logprobs.sampled[-1] < 0
+    assert sequence.logprobs[0][0][0] == sequence.tokens[0]
 
 
 def params() -> SamplingParams:

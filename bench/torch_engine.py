@@ -8,18 +8,23 @@ Ours goes through ``TorchSampler.asample``, one call a sequence, with logprobs. 
 ``generate`` call with its KV cache and without logprobs; it ends each row at its own length, and
 where requests join it takes what has arrived when its last batch is done. Only wanted tokens count.
 Both sides alternate; the figures are medians, the ratios are ours / baseline.
+
+``loop_lag``: of the event loop that calls TorchSampler. ``server_reply``: a trivial request to a
+torch server process, answered by the loop that carries its sessions, while it generates.
 """
 
-import argparse
 import asyncio
+import http.client
 import importlib
 import json
 import os
-import platform
 import statistics
+import subprocess
 import sys
+import threading
 import time
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +34,24 @@ import numpy as np
 import sampler_server.engines.torch  # noqa: F401  # isort: skip
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.report import Row, arguments, publish
+
 PROMPT_TOKENS = 37
 WAVE = 8
 LAG_PERIOD_SECONDS = 0.005
+
+ROWS: list[Row] = [
+    ("equal_length_ratio", "ours / generate", 1.2, ">="),
+    ("ragged_ratio", "ours / generate", 1.6, ">="),
+    ("joining_ratio", "ours / generate", None, ""),
+    ("equal_length_tokens_per_s", "tokens/s", None, ""),
+    ("ragged_tokens_per_s", "tokens/s", None, ""),
+    ("joining_tokens_per_s", "tokens/s", None, ""),
+    ("loop_lag_p99_ms", "ms, the caller's event loop", 50, "<="),
+    ("server_reply_p99_ms", "ms, a server's event loop", 50, "<="),
+]
 
 
 def prompts(count: int, vocabulary: int, seed: int) -> list[list[int]]:
@@ -167,53 +187,97 @@ def model_directory(given: str | None) -> Path:
     """The directory of ``--model``, or the demo's model, made on first use."""
     if given is not None:
         return Path(given)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     found: Path = importlib.import_module("demo.smollm2").ensure_model(
         log=lambda text: print(text, file=sys.stderr)
     )
     return found
 
 
+@contextmanager
+def server(directory: Path, threads: int) -> Iterator[dict[str, int]]:
+    """A torch server process; its ports."""
+    words = ["-m", "sampler_cli.main", "serve", "--engine", "torch", "--model", str(directory)]
+    words += ["--port", "0", "--manage-port", "0", "--listen-seconds", "0"]
+    words += ["--dtype", "float32", "--log-level", "warning"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def server_replies(directory: Path, threads: int, is_short: bool) -> list[float]:
+    """Seconds until the server's event loop answers a trivial request, over and over, while it
+    generates for a session."""
+    from sampler_client import RemoteSampler
+
+    number, tokens = (4, 16) if is_short else (16, 64)
+    found: list[float] = []
+    with (
+        server(directory, threads) as ports,
+        RemoteSampler(f"http://127.0.0.1:{ports['port']}") as sampler,
+    ):
+        inputs = [{"input_ids": ids} for ids in prompts(number, 30_000, 9)]
+        sampler.sample(inputs[:1], {"max_tokens": 2})
+        is_over = threading.Event()
+
+        def ask() -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", ports["manage_port"])
+            while not is_over.is_set():
+                begun = time.perf_counter()
+                connection.request("GET", "/livez")
+                connection.getresponse().read()
+                found.append(time.perf_counter() - begun)
+                is_over.wait(LAG_PERIOD_SECONDS)
+            connection.close()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            params = {"max_tokens": tokens, "logprobs": 1, "ignore_eos": True}
+            sampler.sample(inputs, params)
+        finally:
+            is_over.set()
+            asking.join()
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--short", action="store_true", help="few tokens, one turn")
+    parser = arguments(__doc__)
     parser.add_argument("--model", help="directory of another model")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between waves")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     directory = model_directory(options.model)
+    replies = server_replies(directory, options.threads, options.short)
     baseline = Baseline(directory)
     ours = Ours(directory, options.threads)
     interval = options.interval / 4 if options.short else options.interval
     with ours.sampler:
         rates = measure(ours, baseline, options.short, interval)
-    ratio = {case: round(rate / rates["baseline"][case], 3) for case, rate in rates["ours"].items()}
-    lag = float(np.percentile(ours.lags, 99)) * 1e3
     figures = {f"{case}_tokens_per_s": rate for case, rate in rates["ours"].items()}
-    report = {
-        "name": "torch_engine",
-        "model": directory.name,
-        "figures": {**figures, "loop_lag_p99_ms": round(lag, 2)},
-        "baseline": {f"{case}_tokens_per_s": rate for case, rate in rates["baseline"].items()},
-        "ratio": ratio,
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "threads": options.threads,
-            "load": [round(x, 2) for x in os.getloadavg()],
+    others = {f"{case}_tokens_per_s": rate for case, rate in rates["baseline"].items()}
+    ratio = {case: rate / rates["baseline"][case] for case, rate in rates["ours"].items()}
+    publish(
+        "torch_engine",
+        ROWS,
+        {
+            **{f"{case}_ratio": value for case, value in ratio.items()},
+            **figures,
+            "loop_lag_p99_ms": float(np.percentile(ours.lags, 99)) * 1e3,
+            "server_reply_p99_ms": float(np.percentile(replies, 99)) * 1e3,
         },
-        "versions": {n: version(n) for n in ("torch", "transformers", "sampler-operator")},
-        "command": " ".join(["python", *sys.argv]),
-    }
-    if options.json:
-        print(json.dumps(report))
-        return
-    print(f"{'tokens/s':16}{'ours':>10}{'generate':>10}{'ratio':>8}")
-    for case in ratio:
-        ours_rate, other = rates["ours"][case], rates["baseline"][case]
-        print(f"{case:16}{ours_rate:10.1f}{other:10.1f}{ratio[case]:8.2f}")
-    print(f"event loop lag while sampling: p99 {lag:.1f} ms")
+        others,
+        ratio,
+        as_json=options.json,
+        packages=("sampler-operator", "torch", "transformers"),
+    )
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one response: the prompt, all completions, and how many the client asked for
-    twice."""
+    """Of one response: tokens of the prompt and of all completions, and how many segments these
+    have."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -430,6 +431,22 @@ def test_a_drain_ends_a_stream_that_does_not_finish_with_an_error_event() -> Non
             last = [line for line in lines if line][-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
         assert leaving.stop() == 0
+
+
+def test_a_drain_gives_back_what_there_is_of_a_sequence_that_does_not_finish() -> None:
+    with (
+        Server("--sim-decode-rate", "50", "--drain-seconds", "0.5") as leaving,
+        httpx.Client(base_url=leaving.url, timeout=30) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        params = {"max_tokens": 20_000}
+        asked = pool.submit(sample, client, [{"input_ids": [1]}], sampling_params=params)
+        wait_until(lambda: leaving.status()["load"]["kv_used"] > 8, "it has begun")
+        leaving.send(signal.SIGTERM)
+        (response,) = asked.result().json()["responses"]
+    (sequence,) = response["sequences"]
+    assert (sequence["stop_reason"], sequence["error"]["code"]) == ("error", "draining")
+    assert 0 < len(sequence["tokens"]) == response["usage"]["completion_tokens"]
 
 
 def test_a_drain_lets_a_short_request_finish() -> None:

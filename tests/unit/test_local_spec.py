@@ -63,7 +63,12 @@ def test_adapters_of_a_claim_are_where_its_directory_is() -> None:
     ("model", "places", "uri"),
     [
         pytest.param(
-            {"uri": "hf://owner/name", "revision": "main"},
+            {
+                "uri": "hf://owner/name",
+                "revision": "main",
+                "tokenSecretRef": {"name": "hub"},
+                "cache": {"volume": {"emptyDir": {}}},
+            },
             Places(model_path="/m"),
             "file:///m",
             id="a path in place of a download",

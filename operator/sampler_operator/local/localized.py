@@ -86,7 +86,8 @@ def _model(sd: SamplerDeployment, given: Mapping[str, Any], places: Places) -> M
         directory = f"{places.volume(claim, 'spec.model.uri')}/{path}".rstrip("/")
     else:
         return dict(given)
-    kept = {name: value for name, value in given.items() if name != "revision"}
+    of_hub = ("cache", "revision", "tokenSecretRef")
+    kept = {name: value for name, value in given.items() if name not in of_hub}
     # Clients see the same name as from a cluster.
     return {**kept, "uri": f"file://{directory}", "name": model.served_name}
 

@@ -60,7 +60,7 @@ class SamplerDeploymentSpec(SpecModel):
     replicas: int = Field(default=1, ge=0, le=10000)
     """Pods. Leave it out where an autoscaler sets it."""
     tensor_parallel_size: int = Field(default=1, ge=1, le=64)
-    """GPUs that hold one copy of the model together."""
+    """GPUs that hold one copy of the model together; ``engine.sim`` has no copy."""
     engines_per_gpu: int = Field(default=1, alias="enginesPerGPU", ge=1, le=16)
     """Engine processes that share a pod's GPU; small models are faster with several."""
     lora: LoraSpec | None = None

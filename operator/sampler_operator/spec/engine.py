@@ -76,8 +76,9 @@ class EngineSpec(SpecModel):
     torch: TorchSpec | None = None
     """transformers on torch."""
     sim: SimSpec | None = None
-    """The engine without weights. To rehearse a spec, change the engine alone: nothing is downloaded
-    or loaded, and of ``tensorParallelSize`` only the devices are left, if ``gpu.count`` is given."""
+    """The engine without weights. To rehearse a spec, change the engine alone: nothing is loaded or
+    downloaded, and of ``tensorParallelSize`` only the devices are left, if ``gpu.count`` is given.
+    """
     logprobs_mode: Literal["processed", "raw"] = "processed"
     """Logprobs that an engine with only one kind serves; torch and sim serve both."""
     stall_seconds: float = Field(default=10, ge=1)

@@ -53,6 +53,7 @@ EVERY_CHILD: Final[Object] = {
         "adapters": [{"name": "a", "path": "/adapters/a"}],
     },
 }
+LARGE: Final[Object] = {"model": {"uri": "hf://a/b"}, "engine": {"sim": None, "vllm": {}}}
 FINALIZERS: Final = Right("update", names.GROUP, f"{names.PLURAL}/finalizers")
 """Never a request of the operator: an admission plugin asks whether it would be allowed."""
 
@@ -88,6 +89,12 @@ class Replica:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def have_node(server: ApiServer) -> None:
+    """One without GPUs; it stays."""
+    if not server.client.exists("/api/v1/nodes/node-0"):
+        add_node(server.client, "node-0")
 
 
 def is_rolled_out(fleet: LiveFleet) -> bool:
@@ -178,7 +185,7 @@ def test_for_all_namespaces_the_operator_needs_every_right_of_the_chart_and_no_o
 ) -> None:
     server = clean
     install(server)
-    add_node(server.client, "node-0")
+    have_node(server)
     kubeconfig = account_kubeconfig(server, tmp_path)
     done = check(kubeconfig)
     assert (done.returncode, done.stderr) == (0, "")
@@ -196,7 +203,7 @@ def test_for_all_namespaces_the_operator_needs_every_right_of_the_chart_and_no_o
         nudge(fleet, replica)
         # GPUs that no node has.
         large = LiveFleet(server, namespace, "large")
-        large.create({"model": {"uri": "hf://a/b"}, "engine": {"sim": None, "vllm": {}}})
+        large.create(LARGE)
         # A claim that two replicas share.
         shared = LiveFleet(server, namespace, "shared")
         cache = {"volume": {"persistentVolumeClaim": {"claimName": "cache"}}}
@@ -254,6 +261,7 @@ def test_for_some_namespaces_the_operator_asks_for_nothing_outside_them(
 ) -> None:
     server, other = clean, f"{namespace}-b"
     server.client.post("/api/v1/namespaces", {"metadata": {"name": other}})
+    have_node(server)
     install(server, {"watchNamespaces": [namespace, other]})
     options = [word for word in operator_args(server) if word.startswith("--namespace=")]
     assert len(options) == 2
@@ -268,6 +276,11 @@ def test_for_some_namespaces_the_operator_asks_for_nothing_outside_them(
             fleet = LiveFleet(server, place)
             fleet.create()
             fleet.wait(partial(is_rolled_out, fleet), "five children and a status", 40)
+        # GPUs that no node has: how many are free elsewhere is not looked up.
+        large = LiveFleet(server, namespace, "large")
+        large.create(LARGE)
+        said = "needs 1 nvidia.com/gpu on one node: 0/1 nodes are available"
+        large.wait(lambda: said in large.condition("Ready").get("message", ""), "it waits")
         assert operator.stop() == 0
     assert audit.namespaces() == {namespace, other}
     assert audit.refusals() == []

@@ -11,6 +11,7 @@ from sampler_api.errors import InvalidRequest, SamplerError
 from sampler_core.termination import report_end
 
 from .engine_parts import EngineParts, sim_parts, torch_parts, vllm_parts
+from .memory_share import memory_share
 from .serve_options import ServeOptions, unknown_word, wrong_option
 
 if TYPE_CHECKING:
@@ -119,11 +120,20 @@ def _several(options: ServeOptions, settings: "ServeSettings") -> int:
             store = options.adapter_store / f"engine-{engines.index(ports)}"
             store.mkdir(exist_ok=True)
             own += ["--adapter-store", str(store)]
+        if options.engine == "vllm":
+            own += memory_share(options.words, count)
         own += [word for sibling in ports.siblings for word in ("--sibling", str(sibling))]
         return [sys.executable, "-m", "sampler_cli.main", *arguments, *own, "--announce"]
 
     chooses = 0 in (options.port, options.manage_port)
-    return supervise(engines, command, settings, announce=chooses or options.announce)
+    return supervise(
+        engines,
+        command,
+        settings,
+        announce=chooses or options.announce,
+        # vLLM measures what it takes of a GPU, and would count what another one takes meanwhile.
+        is_one_by_one=options.engine == "vllm",
+    )
 
 
 def _settings(options: ServeOptions) -> "ServeSettings":

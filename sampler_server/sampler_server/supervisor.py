@@ -70,15 +70,17 @@ def supervise(
     command: Callable[[EnginePorts], Sequence[str]],
     settings: ServeSettings,
     announce: bool = False,
+    is_one_by_one: bool = False,
 ) -> int:
     """Run ``command`` for each engine until a signal or a drain ends them; the exit code.
 
     A command must serve the ports that it is given and print its JSON line (``announce`` of
     ``ServeSettings``) when it is ready. An engine that dies is started again, alone, with growing
     delays; one that never got ready ends the pod, since the next try would fail like it. The pod's
-    management port is that of ``settings``. Raises OSError when it is taken.
+    management port is that of ``settings``. ``is_one_by_one``: an engine is first started when the
+    one before it is ready. Raises OSError when the port is taken.
     """
-    return asyncio.run(_Supervisor(engines, command, settings, announce).run())
+    return asyncio.run(_Supervisor(engines, command, settings, announce, is_one_by_one).run())
 
 
 class _Supervisor:
@@ -88,6 +90,7 @@ class _Supervisor:
         command: Callable[[EnginePorts], Sequence[str]],
         settings: ServeSettings,
         announce: bool,
+        is_one_by_one: bool,
     ) -> None:
         self._settings = settings
         self._manage_port = settings.manage_port
@@ -99,6 +102,9 @@ class _Supervisor:
         self._pids: dict[EnginePorts, int] = {}
         self._leaving = asyncio.Event()
         self._exit_code = 0
+        self._turns = [asyncio.Event() for _ in engines]
+        for turn in self._turns[: 1 if is_one_by_one else None]:
+            turn.set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -136,6 +142,8 @@ class _Supervisor:
 
     def _leave(self) -> None:
         self._leaving.set()
+        for turn in self._turns:
+            turn.set()
         self._forward(signal.SIGTERM)
 
     def _forward(self, number: int) -> None:
@@ -145,6 +153,7 @@ class _Supervisor:
 
     async def _keep(self, engine: EnginePorts) -> None:
         delay = _FIRST_DELAY_SECONDS
+        await self._turns[self._engines.index(engine)].wait()
         while not self._leaving.is_set():
             child = await asyncio.create_subprocess_exec(
                 *self._command(engine), stdout=asyncio.subprocess.PIPE
@@ -179,6 +188,8 @@ class _Supervisor:
 
     def _ready(self, engine: EnginePorts, pid: int) -> None:
         self._up.add(engine)
+        for turn in self._turns[self._engines.index(engine) + 1 :][:1]:
+            turn.set()
         is_first = engine not in self._pids
         self._pids[engine] = pid
         if is_first and self._announce and len(self._pids) == len(self._engines):

@@ -27,7 +27,8 @@ class VllmSpec(_Common):
     dtype: DType = "auto"
     """Number format of the weights."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    """Share of a GPU's memory that all engines of a pod may take together."""
+    """Share of a GPU's memory that all engines of a pod take together, each an equal part. If left
+    out, one engine takes what vLLM takes by itself, and several take 0.9."""
     max_num_batched_tokens: int | None = Field(default=None, ge=1)
     """Most tokens of one engine step."""
     enable_prefix_caching: bool = True

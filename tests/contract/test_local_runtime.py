@@ -102,6 +102,10 @@ def device_of(pid: int) -> str:
     return next(v.partition("=")[2] for v in variables if v.startswith("CUDA_VISIBLE_DEVICES="))
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Stream:
     """Calls of ``sample`` one after the other, each compared with what an undisturbed engine
     says."""
@@ -332,6 +336,26 @@ def test_a_replica_has_a_device_of_its_own_and_a_new_one_waits_for_it(fleet: Fle
     refused = fleet.run("up", "--file", str(fleet.file))
     assert refused.returncode == 1
     assert "this machine has 1 GPU; set gpu.count: 0" in refused.stderr
+
+
+def test_a_replica_of_several_devices_has_exactly_those(fleet: Fleet) -> None:
+    fleet.environment["CUDA_VISIBLE_DEVICES"] = "3,7"
+    fleet.write(replicas=1, tensorParallelSize=2, gpu={"count": 2})
+    fleet.up()
+    (pod,) = fleet.pods.values()
+    assert device_of(pod.pid) == "3,7"
+
+
+def test_engines_of_a_replica_share_its_one_device(fleet: Fleet) -> None:
+    fleet.environment["CUDA_VISIBLE_DEVICES"] = "3,7"
+    fleet.write(replicas=2, enginesPerGPU=2, gpu={"count": 1})
+    fleet.up()
+    devices = {}
+    for name, pod in fleet.pods.items():
+        engines = children_of(pod.pid)
+        assert len(engines) == len(pod.urls) == 2
+        devices[name] = {device_of(engine) for engine in engines}
+    assert sorted(map(sorted, devices.values())) == [["3"], ["7"]]
 
 
 def test_a_pause_holds_back_what_was_not_rolled_out_before_it(fleet: Fleet) -> None:

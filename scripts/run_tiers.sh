@@ -16,6 +16,12 @@ budget() { # budget TIER: the seconds that it may take on 2 cores with nothing b
     esac
 }
 
+workers() { # workers TIER: its tests run side by side, file by file, where they mostly wait
+    case $1 in
+    unit | contract | api) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
+    esac
+}
+
 is_required() { [[ " ${REQUIRE_TIERS:-} " == *" $1 "* ]]; }
 
 missing_tools() { # missing_tools TIER: what its tests run and nobody has built
@@ -35,13 +41,15 @@ prepare() { # prepare TIER: what takes longer than a test may, once
 run_tests() { # run_tests TIER [pytest arguments]
     local tier=$1
     local tests=(.venv/bin/python -m pytest -q "tests/$tier")
+    local side_by_side
+    read -ra side_by_side <<<"$(workers "$tier")"
     shift
     # What all samplers share is run for this engine's too.
     if [ "$tier" = vllm ]; then
         tests=(.venv-vllm/bin/python -m pytest -q tests/vllm tests/contract/conformance -k vllm)
     fi
     time timeout --foreground --signal INT --kill-after 60 $((3 * $(budget "$tier"))) \
-        "${tests[@]}" --durations 8 --durations-min 5 "$@"
+        "${tests[@]}" "${side_by_side[@]}" --durations 8 --durations-min 5 "$@"
 }
 
 tiers=$1

@@ -32,8 +32,23 @@ def _controllers(api_server: ApiServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def operator(api_server: ApiServer, namespace: str) -> Iterator[OperatorProcess]:
-    with OperatorProcess(api_server, "--namespace", namespace) as operator:
+def is_clusterwide() -> bool:
+    """Whether the operator serves all namespaces, as an installation does by default."""
+    return False
+
+
+SCOPES = pytest.mark.parametrize(
+    "is_clusterwide",
+    [pytest.param(True, id="all namespaces"), pytest.param(False, id="one namespace")],
+)
+
+
+@pytest.fixture
+def operator(
+    api_server: ApiServer, namespace: str, is_clusterwide: bool
+) -> Iterator[OperatorProcess]:
+    options = () if is_clusterwide else ("--namespace", namespace)
+    with OperatorProcess(api_server, *options) as operator:
         pid = operator.pid
         yield operator
         assert operator.is_running
@@ -84,6 +99,7 @@ def assert_rolled_out_once(fleet: LiveFleet) -> None:
     assert len(fleet.replica_sets()) <= 2
 
 
+@SCOPES
 def test_after_an_outage_a_change_is_rolled_out_soon(
     api_server: ApiServer, fleets: tuple[LiveFleet, ...]
 ) -> None:
@@ -99,12 +115,20 @@ def test_after_an_outage_a_change_is_rolled_out_soon(
     assert [child_uids(fleet) for fleet in fleets] == before
 
 
+@SCOPES
 def test_what_no_watch_can_tell_any_more_is_found(
     api_server: ApiServer, operator: OperatorProcess, fleets: tuple[LiveFleet, ...]
 ) -> None:
     kept, damaged, deleted = fleets
     before = child_uids(kept)
     client = api_server.client
+
+    def states() -> float:
+        found = operator.metrics()
+        return sum(n for name, n in found.items() if "operator_deployments{" in name)
+
+    # Of all namespaces, it serves fleets of former tests until they are gone.
+    wait_until(lambda: states() == 3, "only these three are left", 60)
     os.kill(operator.pid, signal.SIGSTOP)
     try:
         # Else what follows would wait in the buffers of the operator's connections.
@@ -123,11 +147,6 @@ def test_what_no_watch_can_tell_any_more_is_found(
         damaged.wait(lambda kind=kind: damaged.has_child(kind), f"{kind} is there again")  # type: ignore[misc]
     assert_rolled_out_once(kept)
     assert child_uids(kept) == before
-
-    def states() -> float:
-        found = operator.metrics()
-        return sum(n for name, n in found.items() if "operator_deployments{" in name)
-
     wait_until(lambda: states() == 2, "the operator has forgotten the deleted one")
     deleted.create({"image": "registry.example/sampler:3", "schedulerName": "nobody"})
     uid = deleted.get()["metadata"]["uid"]

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from sampler_server.engines.sim.tokens import sim_sequence
 SEED = 20
 REQUESTS = 2000
 TOKENS = 64
+STOP_IDS = (7, 100)
 REPLICAS = 3
 KINDS = ("kill", "kill and start late", "drain", "freeze")
 OPTIONS = (
@@ -124,19 +125,13 @@ def segments_fit(sequence: SampledSequence) -> bool:
     return [start for start, _ in spans] == starts[:-1] and starts[-1] == len(sequence.tokens)
 
 
-# Runs about 30 s on two idle cores.
-@pytest.mark.rule("S12.1", only=("remote",))
-@pytest.mark.timeout(240)
-def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_servers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ledger = tmp_path / "ledger"
-    jobs = jobs_of(random.Random(SEED))
+@contextmanager
+def broken_fleet(
+    seed: int, *options: str
+) -> Iterator[tuple[RemoteSampler, ServerFaults, list[FaultProxy]]]:
+    """A client of replicas that break all the time, by themselves and on the way."""
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(Server(*OPTIONS, "--sim-ledger", str(ledger)))
-            for _ in range(REPLICAS)
-        ]
+        servers = [stack.enter_context(Server(*OPTIONS, *options)) for _ in range(REPLICAS)]
         # The last server is met directly: the client itself sees that nobody listens.
         proxies = [stack.enter_context(FaultProxy(server.data.number)) for server in servers[:-1]]
         sampler = stack.enter_context(
@@ -149,9 +144,21 @@ def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_server
                 reconnect_delay_max=0.5,
             )
         )
-        faults = stack.enter_context(ServerFaults(servers, SEED))
+        faults = stack.enter_context(ServerFaults(servers, seed))
         for number, proxy in enumerate(proxies):
-            proxy.start(FaultSchedule(SEED + number, mean_pause=1.0))
+            proxy.start(FaultSchedule(seed + number, mean_pause=1.0))
+        yield sampler, faults, proxies
+
+
+# Runs about 30 s on two idle cores.
+@pytest.mark.rule("S12.1", only=("remote",))
+@pytest.mark.timeout(240)
+def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "ledger"
+    jobs = jobs_of(random.Random(SEED))
+    with broken_fleet(SEED, "--sim-ledger", str(ledger)) as (sampler, faults, proxies):
         answers = run_jobs(sampler, jobs)
     base = answers[0].sequences[0].revision
     assert base is not None
@@ -182,3 +189,41 @@ def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_server
     assert ended["drained"] > 0
     assert set(faults.counts) == set(KINDS)
     assert on_wire["cut"] + on_wire["half_close_client"] + on_wire["half_close_server"] >= 10
+
+
+@pytest.mark.rule("S11.7", only=("remote",))
+@pytest.mark.timeout(120)
+def test_streams_that_are_cancelled_and_given_back_under_faults_end_as_undisturbed_ones() -> None:
+    draw = random.Random(SEED)
+    inputs: list[Any] = [
+        {"input_ids": [draw.randrange(256) for _ in range(draw.randint(4, 64))]} for _ in range(200)
+    ]
+    ended: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    with broken_fleet(SEED + 1) as (sampler, _, _):
+        for seed in range(3):
+            params = SamplingParams(
+                max_tokens=TOKENS, seed=seed, logprobs=1, stop_token_ids=list(STOP_IDS)
+            )
+            stream = sampler.sample_stream(inputs, params)
+            parts = dict(next(stream) for _ in range(40))
+            parts |= dict(stream.cancel(partial=True))
+            given = [parts[index].sequences[0] for index in range(len(inputs))]
+            ended.update(sequence.stop_reason for sequence in given)
+            answer = sampler.sample(inputs, params, resume=given)
+            for index, sequence in enumerate(answer.sequences):
+                assert sequence.revision is not None
+                prompt, base = inputs[index]["input_ids"], sequence.revision.base
+                tokens, logprobs = sim_sequence(
+                    prompt, child_seed(seed, index, 0), base, None, TOKENS
+                )
+                length = next((n for n, t in enumerate(tokens, 1) if t in STOP_IDS), TOKENS)
+                assert sequence.tokens == tokens[:length]
+                assert isinstance(sequence.logprobs, LogprobRows)
+                assert sequence.logprobs.sampled.tolist() == logprobs[:length]
+                is_stopped = tokens[length - 1] in STOP_IDS
+                assert sequence.stop_reason == ("stop" if is_stopped else "length")
+                assert segments_fit(sequence)
+                reasons[sequence.stop_reason] += 1
+    assert ended["abort"] > 100
+    assert min(reasons["stop"], reasons["length"]) > 50

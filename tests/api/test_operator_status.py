@@ -6,12 +6,13 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
 import pytest
 from tests.apiserver import ApiServer
-from tests.apiserver_client import KubeClient, Object
+from tests.apiserver_client import KubeClient, Object, RefusedError
 from tests.apiserver_pods import fail_pod, make_pod_ready, make_pod_wait, pod_path, remove_pod
 from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
@@ -131,6 +132,25 @@ AFFLICTIONS: Final[dict[str, Affliction]] = {
         "MissingConfig",
         r"0 of 1 replicas ready; replica POD: Secret hub does not exist in namespace test-\d+;"
         " create it",
+        is_stalled=True,
+    ),
+    "a ConfigMap is missing": Affliction(
+        partial(
+            make_pod_wait, reason="CreateContainerConfigError", message='configmap "more" not found'
+        ),
+        "MissingConfig",
+        r"0 of 1 replicas ready; replica POD: ConfigMap more does not exist in namespace test-\d+;"
+        " create it",
+        is_stalled=True,
+    ),
+    "the image may not be pulled": Affliction(
+        image_fault(
+            "ErrImageNeverPull",
+            'Container image "ghcr.io/a/b:1" is not present with pull policy of Never',
+        ),
+        "ImageNeverPull",
+        "0 of 1 replicas ready; replica POD: image ghcr.io/a/b:1 is not on the node and"
+        " imagePullPolicy is Never; load it there or change the policy",
         is_stalled=True,
     ),
     "the engine ends at once, for the first time": Affliction(
@@ -286,6 +306,21 @@ def test_what_the_scheduler_says_is_told(
     check_told(fleet, reason, message)
 
 
+def test_a_claim_that_nobody_gives_a_volume_is_told(fleet: LiveFleet) -> None:
+    path = f"/api/v1/namespaces/{fleet.namespace}/persistentvolumeclaims"
+    asked = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    fleet.client.post(path, {"metadata": {"name": "runs"}, "spec": asked})
+    source = {"persistentVolumeClaim": {"claimName": "runs"}}
+    fleet.create({"lora": {"volumes": [{"name": "runs", "mountPath": "/runs", **source}]}})
+    check_told(
+        fleet,
+        "VolumeUnbound",
+        "0 of 1 replicas ready; replica POD: a PersistentVolumeClaim has no volume yet; give it a"
+        " storageClassName if the cluster has no default StorageClass, see kubectl describe pvc in"
+        rf" namespace {fleet.namespace} \(.*pod has unbound immediate PersistentVolumeClaims.*\)",
+    )
+
+
 @pytest.fixture
 def device(api_server: ApiServer, nodes: tuple[str, ...], namespace: str) -> str:
     """A kind of devices of the test's own, 8 on each node: the operator remembers for a while how
@@ -414,6 +449,41 @@ def limit_range(fleet: LiveFleet) -> None:
     fleet.client.post(path, {"metadata": {"name": "small"}, "spec": {"limits": [limit]}})
 
 
+def forbid_moving_tags(fleet: LiveFleet) -> None:
+    """A policy of the cluster's own, as a webhook would be, for this namespace."""
+    name = f"pinned.{fleet.namespace}"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+    spec = {
+        "matchConstraints": {"resourceRules": [{**rule, "operations": ["CREATE"]}]},
+        "validations": [
+            {
+                "expression": "object.spec.containers.all(c, c.image.contains('@sha256:'))",
+                "message": "images are named by digest here",
+            }
+        ],
+    }
+    label = {"kubernetes.io/metadata.name": fleet.namespace}
+    bound = {
+        "policyName": name,
+        "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": {"matchLabels": label}},
+    }
+    for kind, body in (("policies", spec), ("policybindings", bound)):
+        path = f"/apis/admissionregistration.k8s.io/v1/validatingadmission{kind}"
+        fleet.client.post(path, {"metadata": {"name": name}, "spec": body})
+    pod = {"metadata": {"name": "any"}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
+
+    def is_in_force() -> bool:
+        path = f"/api/v1/namespaces/{fleet.namespace}/pods"
+        try:
+            fleet.client.post(path, pod, dryRun="All")
+        except RefusedError as refused:
+            return "images are named by digest here" in refused.message
+        return False
+
+    fleet.wait(is_in_force, "the policy is in force")
+
+
 def nothing(fleet: LiveFleet) -> None:
     """The namespace is as it always is."""
 
@@ -432,6 +502,12 @@ REFUSED: Final[dict[str, tuple[Callable[[LiveFleet], None], dict[str, Any], str]
         limit_range,
         {"resources": {"limits": {"memory": "2Gi"}}},
         "maximum memory usage per Container is 1Gi, but limit is 2Gi",
+    ),
+    "an image that a policy does not allow": (
+        forbid_moving_tags,
+        {"image": "ghcr.io/a/b:latest"},
+        r"ValidatingAdmissionPolicy 'pinned\.test-\d+' with binding 'pinned\.test-\d+' denied"
+        " request: images are named by digest here",
     ),
     "a PriorityClass that nobody has": (
         nothing,
@@ -497,27 +573,22 @@ def test_what_holds_a_container_up_for_long_is_told(
     creating: LiveFleet, operator: OperatorProcess
 ) -> None:
     pod = scheduled_pod(creating)
-    metadata = pod["metadata"]
-    message = 'MountVolume.SetUp failed for volume "tokens" : secret "tokens" not found'
-    creating.client.post(
-        f"/api/v1/namespaces/{creating.namespace}/events",
-        {
-            "metadata": {"name": "mount"},
-            "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "name": metadata["name"],
-                "namespace": creating.namespace,
-                "uid": metadata["uid"],
-            },
-            "type": "Warning",
-            "reason": "FailedMount",
-            "message": message,
-            "count": 3,
-            "lastTimestamp": metadata["creationTimestamp"],
-        },
-    )
+    created = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+    attach = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) other-1'
+    warn(creating, pod, "FailedAttachVolume", attach, created)
     creating.wait(lambda: creating.condition("Ready")["reason"] == "MountFailed", "it is told", 45)
+    check_told(
+        creating,
+        "MountFailed",
+        f"0 of 1 replicas ready; replica POD: {re.escape(attach)}; replicas on several nodes need a"
+        " ReadWriteMany claim",
+    )
+    assert creating.condition("Stalled")["status"] == "False"
+    message = 'MountVolume.SetUp failed for volume "tokens" : secret "tokens" not found'
+    warn(creating, pod, "FailedMount", message, created + timedelta(seconds=1))
+    creating.wait(
+        lambda: "Secret tokens" in creating.condition("Ready")["message"], "news is told", 45
+    )
     check_told(
         creating,
         "MountFailed",
@@ -527,6 +598,23 @@ def test_what_holds_a_container_up_for_long_is_told(
     assert creating.condition("Stalled")["status"] == "True"
     make_pod_ready(creating.client, pod)
     creating.settle()
+
+
+def warn(fleet: LiveFleet, pod: Object, reason: str, message: str, time: datetime) -> None:
+    """What a kubelet, or the controller of attached volumes, tells of a pod."""
+    names = {name: pod["metadata"][name] for name in ("name", "namespace", "uid")}
+    fleet.client.post(
+        f"/api/v1/namespaces/{fleet.namespace}/events",
+        {
+            "metadata": {"name": reason.lower()},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", **names},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "count": 3,
+            "lastTimestamp": time.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        },
+    )
 
 
 # -- how often it is written -----------------------------------------------------------------------

@@ -31,10 +31,12 @@ _FEATURE = re.compile(r"^\| `(\w+)` \| .+ \| (here|in work|later) \|$", re.MULTI
 _RULE = re.compile(r"^- \*\*(S\d+\.\d+)\*\* `(\w+)` (.+(?:\n  .+)*)$", re.MULTILINE)
 
 _ONE_PROCESS = "in this process there is no file that another process may not read"
+_ONE_BASE = "a sampler of this process has one base for as long as it lives"
 _NO_REPLICA = "the engine is part of this process: neither connections nor replicas can be lost"
 
 NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
     **{("S10.15", kind): _ONE_PROCESS for kind in ("torch", "vllm")},
+    **{("S10.18", kind): _ONE_BASE for kind in ("torch", "vllm")},
     **{(f"S12.{n}", kind): _NO_REPLICA for n in range(1, 10) for kind in ("torch", "vllm")},
 }
 """(rule, sampler) to the reason why no test holds the rule for that sampler."""

@@ -55,7 +55,7 @@ def logprobs_of(sequence: SampledSequence) -> Any:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.rule("S12.1", "S12.4")
+@pytest.mark.rule("S12.1", "S12.4", only=("remote-torch",))
 @pytest.mark.parametrize(
     ("signal_", "adapter"),
     [

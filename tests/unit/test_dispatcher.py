@@ -338,6 +338,7 @@ def test_timeouts_scale_with_the_tick() -> None:
     assert world.tick(1) == ["a"]
 
 
+@pytest.mark.rule("S10.18", only=("remote",))
 def test_a_base_that_nobody_serves_any_more_is_gone_with_what_has_arrived() -> None:
     world = World("a", gone_timeout=60)
     (group,) = world.submit(1)
@@ -355,6 +356,7 @@ def test_a_base_that_nobody_serves_any_more_is_gone_with_what_has_arrived() -> N
     assert tokens_of(group) == [4]
 
 
+@pytest.mark.rule("S10.18", only=("remote",))
 def test_a_sequence_whose_base_is_gone_begins_anew_where_that_is_asked_for() -> None:
     world = World("a", gone_timeout=60, on_revision_gone="restart")
     (group,) = world.submit(3)

@@ -55,8 +55,16 @@ def publish(
     for figure, unit, goal, sense in rows:
         wanted = "" if goal is None else f"{sense} {goal:,.5g}"
         other = f"{baseline[figure]:,.5g}" if figure in baseline else ""
-        print(f"{figure:34}{figures[figure]:>12,.5g}{wanted:>12}{other:>12}  {unit}")
+        verdict = "" if _is_met(figures[figure], goal, sense) else "  MISSED"
+        print(f"{figure:34}{figures[figure]:>12,.5g}{wanted:>12}{other:>12}  {unit}{verdict}")
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
+
+
+def _is_met(value: float, goal: float | None, sense: str) -> bool:
+    if goal is None:
+        return True
+    # A figure that could not be taken is no number, and meets nothing.
+    return value >= goal if sense == ">=" else value <= goal
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Requests per second of one client process, against four sim servers that answer at once.
 
 A request is one input of 128 prompt ids that gives one sequence of 16 tokens with logprobs; its
-``tokens``, the column of its logprobs and a row of them are read. Forms: (a) one ``sample`` of all of them, (b) as many
-``asample`` at the same time, (c) 16 threads that call ``sample`` for one input after another.
-``cpu_us`` is the CPU time of the client process, all its threads, a request. The servers run on the
-same cores.
+``tokens``, the column of its logprobs and a row of them are read. Forms: (a) one ``sample`` of all
+of them, (b) as many ``asample`` at the same time, (c) 16 threads that call ``sample`` for one input
+after another. ``cpu_us`` is the CPU time of the client process, all its threads, a request. The
+servers run on the same cores.
 
 Baseline: the same frames over bare WebSockets, 256 requests a frame, answered by processes that do
 nothing but read the header and fill in columns, read by a client without any bookkeeping.

@@ -58,7 +58,14 @@ class E2eFleet:
     def wait_up_to_date(self, seconds: float = _WAIT_SECONDS) -> None:
         """What the documentation waits with: all replicas are of the newest spec, and ready."""
         wait = ("wait", f"sd/{self.name}", "--for=condition=UpToDate", f"--timeout={seconds}s")
-        self._kubectl(*wait, seconds=seconds + 10)
+        try:
+            self._kubectl(*wait, seconds=seconds + 10)
+        except RuntimeError as error:
+            told = "; ".join(
+                f"{each['type']} {each['status']} {each['reason']}: {each['message']}"
+                for each in self.get().get("status", {}).get("conditions", [])
+            )
+            raise RuntimeError(f"{error}; its status says {told or 'nothing'}") from None
 
     def pods(self) -> list[Object]:
         """Of the fleet, those that end among them."""

@@ -241,6 +241,96 @@ def test_what_others_add_to_a_child_stays(fleet: LiveFleet, operator: OperatorPr
         fleet.wait(lambda kind=kind: fleet.has_child(kind), f"{kind} is there again")  # type: ignore[misc]
 
 
+def pod_patch(**parts: Any) -> Object:
+    return {"spec": {"template": {"spec": parts}}}
+
+
+def pod_of(child: Object) -> Object:
+    found: Object = child["spec"]["template"]["spec"]
+    return found
+
+
+def entries(parts: list[Object]) -> dict[str, Object]:
+    return {each["name"]: each for each in parts}
+
+
+ADDITIONS: Final[dict[str, tuple[str, Object, Callable[[Object], object]]]] = {
+    "a container": (
+        "Deployment",
+        pod_patch(containers=[{"name": "proxy", "image": "proxy:1"}]),
+        lambda child: "proxy" in entries(pod_of(child)["containers"]),
+    ),
+    "a variable": (
+        "Deployment",
+        pod_patch(containers=[{"name": "server", "env": [{"name": "ADDED", "value": "theirs"}]}]),
+        lambda child: (
+            entries(entries(pod_of(child)["containers"])["server"]["env"])
+            .get("ADDED", {})
+            .get("value")
+            == "theirs"
+        ),
+    ),
+    "a field of the pod": (
+        "Deployment",
+        pod_patch(hostPID=True),
+        lambda child: pod_of(child).get("hostPID"),
+    ),
+    "a restart": (
+        "Deployment",
+        {"spec": {"template": {"metadata": {"annotations": {"example.com/restarted": "now"}}}}},
+        lambda child: (
+            "example.com/restarted" in child["spec"]["template"]["metadata"]["annotations"]
+        ),
+    ),
+    "a port of the Service": (
+        "Service",
+        {"spec": {"ports": [{"name": "other", "port": 81}]}},
+        lambda child: "other" in entries(child["spec"]["ports"]),
+    ),
+}
+
+
+def test_what_is_added_by_hand_stays_until_the_spec_says_otherwise(
+    fleet: LiveFleet, operator: OperatorProcess
+) -> None:
+    """Decision 10: what others own and the spec is silent about is theirs, as of all appliers."""
+    for what, (kind, addition, is_there) in ADDITIONS.items():
+        patched = fleet.client.patch(
+            fleet.child_path(kind), addition, kind="strategic-merge", fieldManager="kubectl-edit"
+        )
+        assert is_there(patched), what
+    fleet.settle()
+    # The operator writes the Deployment and knows better about what is its own, not about the rest.
+    fleet.change({"env": [{"name": "OURS", "value": "1"}], "rollout": {"drainSeconds": 5}})
+    fleet.settle()
+    wait_for_quiet(operator)
+    for what, (kind, _, is_there) in ADDITIONS.items():
+        assert is_there(fleet.child(kind)), what
+
+    def variables() -> dict[str, Object]:
+        return entries(containers(fleet)["server"]["env"])
+
+    fleet.change({"env": [{"name": "ADDED", "value": "ours"}]})
+    fleet.settle()
+    assert variables()["ADDED"]["value"] == "ours"
+    fleet.change({"env": None})
+    fleet.settle()
+    # The value was taken from them, the entry was not.
+    assert variables()["ADDED"] == {"name": "ADDED"}
+    # Whoever wants none of it deletes the child.
+    for kind in ("Deployment", "Service"):
+        before = fleet.child(kind)["metadata"]["uid"]
+        fleet.client.delete(fleet.child_path(kind), {"propagationPolicy": "Background"})
+        fleet.wait(
+            lambda kind=kind, before=before: (  # type: ignore[misc]
+                fleet.has_child(kind) and fleet.child(kind)["metadata"]["uid"] != before
+            ),
+            f"{kind} is there again",
+        )
+    for what, (kind, _, is_there) in ADDITIONS.items():
+        assert not is_there(fleet.child(kind)), what
+
+
 # -- what belongs to others ------------------------------------------------------------------------
 
 FOREIGN: Final[dict[str, Object]] = {

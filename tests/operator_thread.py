@@ -37,8 +37,11 @@ class OperatorThread:
         *namespaces: str,
         build: BuildSettings | None = None,
         wrap: Callable[[KubeCluster], Any] = lambda cluster: cluster,
+        resync_seconds: float = 600.0,
     ) -> None:
-        self._config = OperatorConfig(str(kubeconfig), namespaces, images=IMAGES)
+        self._config = OperatorConfig(
+            str(kubeconfig), namespaces, images=IMAGES, resync_seconds=resync_seconds
+        )
         self._build = build
         self._wrap = wrap
         self._registry = CollectorRegistry()

@@ -19,11 +19,11 @@ def shared_claims(sd: SamplerDeployment) -> dict[str, str]:
 
 
 def _claims(sd: SamplerDeployment) -> Iterator[tuple[str, str]]:
-    model = sd.spec.model
-    if model.scheme == "pvc":
+    model, has_weights = sd.spec.model, sd.spec.engine.kind != "sim"
+    if model.scheme == "pvc" and has_weights:
         yield "model.uri", model.location.partition("/")[0]
     claim = model.cache.volume.persistent_volume_claim
-    if claim is not None and model.scheme == "hf":
+    if claim is not None and has_weights:
         yield "model.cache.volume", claim.claim_name
     for number, volume in enumerate(sd.spec.lora.volumes if sd.spec.lora else ()):
         if volume.persistent_volume_claim is not None:

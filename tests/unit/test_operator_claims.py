@@ -30,7 +30,14 @@ LORA = {
         pytest.param({}, {}, id="a fleet without claims"),
         pytest.param({"model": CACHED}, {"model.cache.volume": "cache"}, id="a cache"),
         pytest.param(
-            {"model": {**CACHED, "uri": "file:///a"}}, {}, id="a cache that nothing is loaded into"
+            {"model": CACHED, "engine": {"torch": None, "sim": {}}},
+            {},
+            id="a cache that nothing is loaded into",
+        ),
+        pytest.param(
+            {"model": {"uri": "pvc://weights/a"}, "engine": {"torch": None, "sim": {}}},
+            {},
+            id="weights that nobody reads",
         ),
         pytest.param(
             {"model": {"uri": "pvc://weights/a/b"}}, {"model.uri": "weights"}, id="weights"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Final
 
@@ -54,12 +55,17 @@ def pause_archive(folder: Path) -> Path:
 def _made_once(folder: Path, name: str, recipe: str, make: Callable[[Path, Path], None]) -> Path:
     key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     archive = folder / f"base-{name}-{key}.tar"
-    if not archive.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            root = Path(scratch) / "root"
-            root.mkdir()
-            make(root, archive)
+    if archive.exists():
+        return archive
+    folder.mkdir(parents=True, exist_ok=True)
+    # Nodes are prepared side by side, and test runs may be too.
+    with archive.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not archive.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                root = Path(scratch) / "root"
+                root.mkdir()
+                make(root, archive)
     return archive
 
 

@@ -49,7 +49,7 @@ def run(
     image_sim: Annotated[str | None, typer.Option(envvar="SAMPLER_IMAGE_SIM")] = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Passes at the same time.")] = 16,
     resync_seconds: Annotated[
-        float, typer.Option(min=1, help="Everything is looked at again so often.")
+        float, typer.Option(min=1, help="Each fleet is looked at anew so often.")
     ] = 600.0,
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port for Prometheus and probes; 0 = none.")

@@ -200,9 +200,9 @@ VALID: Final[dict[str, Spec]] = {
     "a claim and a directory of the image hold models too": changed(
         MINIMAL, {"model": {"uri": "pvc://claim/models/a"}}
     ),
-    "a model of a claim has none of what a download has": changed(
+    "a model of a claim leaves what only a download has alone": changed(
         MINIMAL,
-        {"model": {"uri": "pvc://a/b", "revision": None, "tokenSecretRef": None, "cache": None}},
+        {"model": {"uri": "pvc://a/b", "tokenSecretRef": {"name": "hub"}, "cache": {}}},
     ),
     "a spec is rehearsed without weights by its engine alone": changed(
         MINIMAL,
@@ -316,27 +316,6 @@ INVALID: Final = (
         {"model": {"uri": "pvc://claim/a", "revision": "main"}},
         "spec.model.revision",
         "only an hf:// model has revisions",
-    ),
-    _Case(
-        "a model of the image needs no token",
-        {"model": {"uri": "file:///models/a", "tokenSecretRef": {"name": "hub"}}},
-        "spec.model.tokenSecretRef",
-        "only the download of an hf:// model needs a token",
-    ),
-    _Case(
-        "a model of a claim has no cache",
-        {"model": {"uri": "pvc://claim/a", "cache": {}}},
-        "spec.model.cache",
-        "only an hf:// model is downloaded",
-    ),
-    _Case(
-        "a sim model has no cache",
-        {
-            "model": {"uri": "sim://a", "cache": {"volume": {"emptyDir": {}}}},
-            "engine": {"torch": GONE, "sim": {}},
-        },
-        "spec.model.cache",
-        "only an hf:// model is downloaded",
     ),
     _Case(
         "a file model is no relative path",

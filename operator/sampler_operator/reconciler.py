@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sampler_api.fleet import AdaptersConfig
@@ -22,6 +22,7 @@ from .observed import Observed, PodView
 from .plan import BuildSettings, Plan, planned
 from .ports import Cluster, Event, View
 from .refusals import Refusals
+from .remakes import Remakes
 from .reporter import Reporter
 from .reports import Report, has_unasked
 from .spec.parse import known_part
@@ -68,6 +69,7 @@ class Reconciler:
         self._gathering = Gathering(cluster, metrics, monotonic)
         self._refusals = Refusals()
         self._status_written: dict[Key, tuple[int, float]] = {}
+        self._remakes = Remakes()
         self._settled: dict[Key, tuple[int | None, int]] = {}
         self._untold: dict[Key, tuple[str, ...]] = {}
         self._going: dict[Key, str] = {}
@@ -114,6 +116,7 @@ class Reconciler:
                 return await self._tell(key, observed, held, ())
             self._warn_of_unknown(key, observed, unknown)
 
+        plan, later = self._due(key, observed, plan)
         failures = await self._act(key, observed, plan)
         if any(isinstance(failure, NamespaceGoing) for failure in failures):
             log.info("%s: its namespace is being deleted", key)
@@ -144,7 +147,7 @@ class Reconciler:
                 raise failure
         generation = sd.metadata.generation
         looks = [seconds_until_stuck(pod, now) for pod in observed.pods]
-        looks += [told.look_after, gathered.look_after]
+        looks += [told.look_after, gathered.look_after, later]
         looks += [self._refusals.wait(key, generation, failures, self._monotonic())]
         look_after = min((look for look in looks if look is not None), default=None)
         return _Outcome(has_written or told.has_written, look_after)
@@ -160,7 +163,23 @@ class Reconciler:
             log.warning("%s: %s", key, said)
             self._cluster.emit(observed.sd, Event("Warning", "UnknownField", said))
 
+    def _due(self, key: Key, observed: Observed, plan: Plan) -> tuple[Plan, float | None]:
+        """``plan`` without the children that are to wait, and the seconds until the first of them
+        may be made."""
+        now = self._monotonic()
+        waits = {
+            ref: self._remakes.wait(key, ref, now)
+            for ref in map(ref_of, plan.applies)
+            if ref not in observed.children
+        }
+        later = [wait for wait in waits.values() if wait > 0]
+        if not later:
+            return plan, None
+        applies = tuple(each for each in plan.applies if waits.get(ref_of(each), 0) == 0)
+        return replace(plan, applies=applies), min(later)
+
     def _forget(self, key: Key) -> None:
+        self._remakes.forget(key)
         self._warned.pop(key, None)
         self._reporter.forget(key)
         self._refusals.forget(key)
@@ -190,6 +209,8 @@ class Reconciler:
             self._metrics.failed(error)
             return error
         self._view.wrote(key, child)
+        if not exists:
+            self._remakes.made(key, child.ref, self._monotonic())
         self._metrics.wrote(child.ref.kind, "apply")
         return None
 

@@ -418,6 +418,20 @@ async def test_a_cluster_that_is_away_is_told_and_tried_again(
     assert "apply Service fleet" in await operator.written()
 
 
+async def test_what_goes_as_often_as_it_is_made_is_made_once_a_second(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    made = []
+    for _ in range(8):
+        if ADAPTERS in cluster.objects:
+            cluster.remove(ADAPTERS)
+        made.append(f"apply {ADAPTERS.kind} {ADAPTERS.name}" in await operator.written())
+        operator.clock.now += timedelta(seconds=0.25)
+    assert made == [True, False, False, False, True, False, False, False]
+
+
 REFUSALS: dict[str, ClusterError] = {
     "refused": Refused("Deployment fleet: spec.template.spec.x: Invalid value"),
     "denied": Denied("User cannot patch resource deployments"),

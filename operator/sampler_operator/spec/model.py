@@ -37,9 +37,10 @@ class ModelSpec(SpecModel):
     """Run Python code that comes with the model. Leave it off unless you have read that code.
     ``engine.sim`` runs none."""
     token_secret_ref: SecretKeyRef | None = None
-    """Access token for the model hub, given to the download of an ``hf://`` model alone."""
+    """Access token for the model hub, given to the download of an ``hf://`` model; others need and
+    use none."""
     cache: ModelCache = Field(default_factory=ModelCache)
-    """Cache of downloads of ``hf://`` models."""
+    """Cache of downloads of ``hf://`` models; others are not downloaded, and leave it alone."""
 
     rules = (
         Rule(
@@ -47,21 +48,6 @@ class ModelSpec(SpecModel):
             message="only an hf:// model has revisions; remove it or use an hf:// uri",
             holds=lambda model: model.revision is None or model.uri.startswith("hf://"),
             field="revision",
-        ),
-        Rule(
-            cel="!has(self.tokenSecretRef) || self.uri.startsWith('hf://')",
-            message="only the download of an hf:// model needs a token; remove it or use an hf://"
-            " uri",
-            holds=lambda model: model.token_secret_ref is None or model.uri.startswith("hf://"),
-            field="tokenSecretRef",
-        ),
-        Rule(
-            cel="!has(self.cache) || self.uri.startsWith('hf://')",
-            message="only an hf:// model is downloaded; remove it or use an hf:// uri",
-            holds=lambda model: (
-                "cache" not in model.model_fields_set or model.uri.startswith("hf://")
-            ),
-            field="cache",
         ),
         Rule(
             cel="!self.uri.startsWith('hf://') || self.uri.matches('^hf://[^/]+/[^/]+$')",

@@ -35,8 +35,10 @@ def test_a_fleet_of_the_example_serves_where_only_restricted_pods_may_run(
     pods = fleet.ready_pods()
     assert len(pods) == 3
     statuses = [status for pod in pods for status in pod["status"]["containerStatuses"]]
-    ended = [status["lastState"] for status in statuses if status["restartCount"]]
-    assert ended == [], "containers that have ended once"
+    ended = [status["lastState"]["terminated"] for status in statuses if status["restartCount"]]
+    # Tests before this one take nodes away: of containers that went with one nothing is known.
+    by_themselves = [each for each in ended if each["reason"] != "Unknown"]
+    assert by_themselves == [], "containers that have ended once"
     # Both nodes of the cluster have some: that both can run pods is part of the test.
     assert len({pod["spec"]["nodeName"] for pod in pods}) >= 2
 

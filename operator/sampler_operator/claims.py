@@ -23,7 +23,7 @@ def _claims(sd: SamplerDeployment) -> Iterator[tuple[str, str]]:
     if model.scheme == "pvc" and has_weights:
         yield "model.uri", model.location.partition("/")[0]
     claim = model.cache.volume.persistent_volume_claim
-    if claim is not None and has_weights:
+    if claim is not None and has_weights and model.scheme == "hf":
         yield "model.cache.volume", claim.claim_name
     for number, volume in enumerate(sd.spec.lora.volumes if sd.spec.lora else ()):
         if volume.persistent_volume_claim is not None:

@@ -32,7 +32,10 @@ LORA = {
         pytest.param(
             {"model": CACHED, "engine": {"torch": None, "sim": {}}},
             {},
-            id="a cache that nothing is loaded into",
+            id="a cache of an engine without weights",
+        ),
+        pytest.param(
+            {"model": {**CACHED, "uri": "file:///a"}}, {}, id="a cache that nothing is loaded into"
         ),
         pytest.param(
             {"model": {"uri": "pvc://weights/a"}, "engine": {"torch": None, "sim": {}}},

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client import Configuration
+from tests.kube_answers import api_of
 
-from sampler_operator.kube.api import KubeApi
 from sampler_operator.kube.rooms import DeviceRooms
 from sampler_operator.ports import DeviceRoom
 
@@ -76,13 +75,8 @@ async def cluster() -> Cluster:
 
 @pytest.fixture
 async def rooms(cluster: Cluster) -> AsyncIterator[DeviceRooms]:
-    runner = web.AppRunner(cluster.app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    api = KubeApi(Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    yield DeviceRooms(api)
-    await api.close()
-    await runner.cleanup()
+    async with api_of(cluster.app) as api:
+        yield DeviceRooms(api)
 
 
 async def test_all_pages_count(cluster: Cluster, rooms: DeviceRooms) -> None:

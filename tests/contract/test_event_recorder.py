@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client import Configuration
 from prometheus_client import CollectorRegistry
+from tests.kube_answers import api_of
 
 from sampler_operator.kube.api import KubeApi
 from sampler_operator.kube.recorder import EVENTS, EventRecorder
@@ -63,13 +63,8 @@ async def store() -> Store:
 
 @pytest.fixture
 async def api(store: Store) -> AsyncIterator[KubeApi]:
-    runner = web.AppRunner(store.app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    api = KubeApi(Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    yield api
-    await api.close()
-    await runner.cleanup()
+    async with api_of(store.app) as api:
+        yield api
 
 
 async def record(api: KubeApi, store: Store, counts: list[int]) -> None:

@@ -541,9 +541,8 @@ async def test_a_status_that_cannot_be_written_is_an_error(
 # Adapters
 
 
-async def test_a_new_operator_writes_nothing_where_replicas_hold_adapters(
-    cluster: FakeCluster, replicas: FakeReplicas, start: Start
-) -> None:
+async def holding(cluster: FakeCluster, replicas: FakeReplicas, start: Start) -> Operator:
+    """An operator of a fleet whose one replica holds its adapter, all of it told."""
     cluster.put_sd(fleet(WITH_ADAPTER))
     operator = start()
     await operator.act()
@@ -553,6 +552,13 @@ async def test_a_new_operator_writes_nothing_where_replicas_hold_adapters(
     await until(lambda: operator.queued)
     operator.clock.now += timedelta(seconds=2)
     await operator.act()
+    return operator
+
+
+async def test_a_new_operator_writes_nothing_where_replicas_hold_adapters(
+    cluster: FakeCluster, replicas: FakeReplicas, start: Start
+) -> None:
+    operator = await holding(cluster, replicas, start)
     assert conditions(cluster)["AdaptersReady"] == ("True", "AdaptersHeld")
     assert DIGEST in cluster.objects[ADAPTERS]["data"]["adapters.json"]
 
@@ -582,15 +588,7 @@ async def test_a_new_operator_tells_at_last_that_a_replica_does_not_answer(
 async def test_before_replicas_are_asked_all_else_is_told(
     cluster: FakeCluster, replicas: FakeReplicas, start: Start
 ) -> None:
-    cluster.put_sd(fleet(WITH_ADAPTER))
-    operator = start()
-    await operator.act()
-    replicas.answers["p1"] = HOLDS
-    serving(cluster, "p1")
-    await operator.act()
-    await until(lambda: operator.queued)
-    operator.clock.now += timedelta(seconds=2)
-    await operator.act()
+    await holding(cluster, replicas, start)
     assert cluster.sd is not None
     held = cluster.sd["status"]["adapters"]
     assert held == [{"name": "one", "digest": DIGEST, "replicas": 1}]

@@ -20,6 +20,18 @@ INPUT: dict[str, Any] = {"input_ids": [5]}
 REFUSED: dict[str, Any] = {"input_ids": []}
 
 
+class Endless(Iterator[dict[str, Any]]):
+    """The same input for ever, and how often it was pulled."""
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.value = value
+        self.pulled = 0
+
+    def __next__(self) -> dict[str, Any]:
+        self.pulled += 1
+        return self.value
+
+
 async def until(holds: Callable[[], bool]) -> None:
     while not holds():  # noqa: ASYNC110 - what it waits for has no event
         await asyncio.sleep(0)
@@ -128,39 +140,25 @@ async def test_a_cancelled_consumer_leaves_no_task_behind() -> None:
 
 
 async def test_refused_inputs_take_places_in_the_window() -> None:
-    pulled = 0
-
-    def inputs() -> Iterator[dict[str, Any]]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield REFUSED
-
-    stream = SamplerBase(RecordingBackend()).asample_stream(inputs(), max_pending=4)
+    inputs = Endless(REFUSED)
+    stream = SamplerBase(RecordingBackend()).asample_stream(inputs, max_pending=4)
     for taken in range(1, 20):
         await anext(stream)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert pulled <= taken + 4
+        assert inputs.pulled <= taken + 4
     await stream.aclose()
 
 
 async def test_an_event_loop_pulls_no_further_ahead_than_a_thread() -> None:
-    pulled = 0
-
-    def inputs() -> Iterator[dict[str, Any]]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield INPUT
-
+    inputs = Endless(INPUT)
     backend = RecordingBackend(answers=False)
-    stream = SamplerBase(backend).asample_stream(inputs(), {"max_tokens": 1}, max_pending=4)
+    stream = SamplerBase(backend).asample_stream(inputs, {"max_tokens": 1}, max_pending=4)
     waiting = asyncio.ensure_future(anext(stream))
     await until(lambda: len(backend.groups) == 4)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert pulled == 4
+    assert inputs.pulled == 4
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -265,17 +263,10 @@ def test_a_result_does_not_wait_for_inputs_that_come_slowly(
 ) -> None:
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    pulled = 0
-
-    def inputs() -> Iterator[dict[str, Any]]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield INPUT
-
-    stream = SamplerBase(RecordingBackend()).sample_stream(inputs(), {"max_tokens": 1})
+    inputs = Endless(INPUT)
+    stream = SamplerBase(RecordingBackend()).sample_stream(inputs, {"max_tokens": 1})
     assert next(stream)[0] == 0
-    assert pulled == 1
+    assert inputs.pulled == 1
     stream.close()
 
 

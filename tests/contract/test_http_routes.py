@@ -1,17 +1,14 @@
 """The JSON and OpenAI routes over real HTTP, in front of the sim engine."""
 
 import json
-import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.proxy import wait_until
 from tests.servers import Server
 
 from sampler_core.seeds import child_seed
@@ -418,72 +415,6 @@ def test_without_a_token_nobody_samples(tmp_path: Any) -> None:
             headers={"authorization": "Bearer secret"},
         )
         assert answer.status_code == 200
-
-
-def test_a_drain_ends_a_stream_that_does_not_finish_with_an_error_event() -> None:
-    with Server("--sim-decode-rate", "50", "--drain-seconds", "0.5") as leaving:
-        body = {"model": "sim", "prompt": [1], "max_tokens": 20_000, "stream": True}
-        url = leaving.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=30) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            leaving.send(signal.SIGTERM)
-            last = [line for line in lines if line][-1]
-        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
-        assert leaving.stop() == 0
-
-
-def test_a_drain_gives_back_what_there_is_of_a_sequence_that_does_not_finish() -> None:
-    with (
-        Server("--sim-decode-rate", "50", "--drain-seconds", "0.5") as leaving,
-        httpx.Client(base_url=leaving.url, timeout=30) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        params = {"max_tokens": 20_000}
-        asked = pool.submit(sample, client, [{"input_ids": [1]}], sampling_params=params)
-        wait_until(lambda: leaving.status()["load"]["kv_used"] > 8, "it has begun")
-        leaving.send(signal.SIGTERM)
-        (response,) = asked.result().json()["responses"]
-    (sequence,) = response["sequences"]
-    assert (sequence["stop_reason"], sequence["error"]["code"]) == ("error", "draining")
-    assert 0 < len(sequence["tokens"]) == response["usage"]["completion_tokens"]
-
-
-def test_a_drain_lets_a_short_request_finish() -> None:
-    with Server("--sim-decode-rate", "50") as leaving:
-        body = {"model": "sim", "prompt": [1], "max_tokens": 60, "stream": True}
-        url = leaving.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=30) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            leaving.send(signal.SIGTERM)
-            assert [line for line in lines if line][-1] == "data: [DONE]"
-
-
-def test_a_request_that_comes_late_is_served_while_the_replica_still_listens() -> None:
-    options = ("--sim-decode-rate", "50", "--listen-seconds", "2")
-    with Server(*options) as leaving, httpx.Client(base_url=leaving.url, timeout=30) as client:
-        body = {"model": "sim", "prompt": [1], "max_tokens": 2000, "stream": True}
-        with client.stream("POST", "/v1/completions", json=body) as running:
-            next(running.iter_lines())
-            leaving.send(signal.SIGTERM)
-            wait_until(lambda: leaving.manage.get("/readyz")[0] == 503, "the drain has begun")
-            late = [{"input_ids": [1]}]
-            params = {"max_tokens": 5}
-            answers = [
-                client.post("/v1/completions", json={**body, "max_tokens": 5, "stream": False}),
-                sample(client, late, sampling_params=params),
-            ]
-            assert [answer.status_code for answer in answers] == [200, 200]
-
-            def is_refused() -> bool:
-                try:
-                    answer = sample(client, late, sampling_params=params)
-                except httpx.TransportError:
-                    return True  # it has closed the connection, just then
-                return answer.status_code == 503 and answer.json()["error"]["code"] == "draining"
-
-            wait_until(is_refused, "nobody can have missed it any more")
 
 
 anything = st.recursive(

@@ -133,14 +133,19 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
 
     def arrays(self) -> tuple[NDArray[np.int32], LogprobRows | None]:
         """Tokens i32 [T] and their logprob rows, ``None`` when none were asked for. Raises
-        ValueError when one is missing."""
+        ValueError when one is missing.
+
+        All are views of one copy of the rows, with a stride of a row: to gather each column would
+        cost as much again as all that came before.
+        """
         k = self.k
-        rows = np.frombuffer(self._joined(), row_type(k))
-        ids = rows["token"].copy()
+        # Unlike bytes, it can be written to, as people expect of an array that is theirs.
+        rows = np.frombuffer(bytearray().join(self.parts), row_type(k))
+        ids = rows["token"]
         if k == 0:
             return ids, None
         if self.is_short:
             raise ValueError(f"not every one of {len(ids)} tokens came with its {k} logprobs")
         if k == 1:
-            return ids, LogprobRows(ids, rows["logprob"].copy())
-        return ids, LogprobRows(rows["top_ids"].copy(), rows["top_logprobs"].copy())
+            return ids, LogprobRows(ids, rows["logprob"])
+        return ids, LogprobRows(rows["top_ids"], rows["top_logprobs"])

@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object
 from tests.fleet_objects import child_uids
@@ -16,6 +18,9 @@ from tests.proxy import wait_until
 
 from sampler_operator.errors import NamespaceGoing
 from sampler_operator.kube.api import KubeApi
+from sampler_operator.kube.cluster import KubeCluster
+from sampler_operator.kube.recorder import EventRecorder
+from sampler_operator.metrics import OperatorMetrics
 
 pytestmark = pytest.mark.timeout(150)  # the API server is down, or starts, for half a minute
 
@@ -183,9 +188,18 @@ async def test_a_namespace_that_is_being_deleted_is_told_from_other_refusals(
     client.post(maps, held)
     client.delete(f"/api/v1/namespaces/{name}")
     api = await KubeApi.connect(str(api_server.kubeconfig("going", ("system:masters",))))
+    metrics = OperatorMetrics(CollectorRegistry())
+    recorder = EventRecorder(api, lambda: datetime.now(UTC), metrics, lambda: False)
+    cluster = KubeCluster(api, recorder, lambda kind: None, lambda: None)
+    meta = {"name": "late", "namespace": name}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+    ports = {"clusterIP": "None", "ports": [{"port": 80}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": ports}
     try:
-        with pytest.raises(NamespaceGoing, match="because it is being terminated"):
-            await api.call("POST", maps, body={"metadata": {"name": "late"}})
+        # One is created, the other applied.
+        for manifest in (config, service):
+            with pytest.raises(NamespaceGoing, match="because it is being terminated"):
+                await cluster.apply(manifest, force=False)
     finally:
         await api.close()
         client.patch(f"{maps}/held", {"metadata": {"finalizers": None}})

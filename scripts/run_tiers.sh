@@ -18,7 +18,8 @@ budget() { # budget TIER: the seconds that it may take on 2 cores with nothing b
 
 workers() { # workers TIER: its tests run side by side, file by file, where they mostly wait
     case $1 in
-    unit | contract | api) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
+    unit | contract) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
+    api) [ "$(nproc)" -lt 2 ] || printf -- '-n 3 --dist loadfile' ;;
     esac
 }
 

@@ -33,6 +33,7 @@ from tests.apiserver_flags import (
     etcd_url,
     scheduler_flags,
 )
+from tests.apiserver_namespaces import NAMESPACES, end_namespace, make_namespace
 from tests.apiserver_pods import add_node
 from tests.apiserver_processes import Processes
 from tests.kube_tools import kube_tool, missing_tools
@@ -48,11 +49,14 @@ class ApiServer(ApiAccess):
 
     A process of the tests that is killed takes all programs with
     it; the folder then stays, as pytest's temporary folders do. ``options`` are further flags of
-    kube-apiserver.
+    kube-apiserver; ``without`` are controllers that do not run.
     """
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, options: Sequence[str] = (), without: Sequence[str] = ()
+    ) -> None:
         self._options = tuple(options)
+        self._without = tuple(without)
         self._address = _free_address()
         authority = Authority(folder / "certificates")
         super().__init__(folder, f"https://{self._address}:{API_PORT}", authority)
@@ -127,7 +131,7 @@ class ApiServer(ApiAccess):
         """After the API server is ready: earlier they would wait in their back-off."""
         controllers, scheduler = "kube-controller-manager", "kube-scheduler"
         config = self.kubeconfig(f"system:{controllers}")
-        flags = controller_manager_flags(config, self._authority, self._token_key)
+        flags = controller_manager_flags(config, self._authority, self._token_key, self._without)
         self._start(controllers, flags)
         self._start(scheduler, scheduler_flags(self.kubeconfig(f"system:{scheduler}")))
         account = "/api/v1/namespaces/default/serviceaccounts/default"
@@ -175,7 +179,7 @@ def _free_address() -> str:
 def api_server(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[ApiServer]:
-    """The control plane of this run."""
+    """The control plane of this run. Namespaces that are deleted stay as they are there."""
     missing = missing_tools()
     if missing:
         told = f"no {', '.join(missing)}: `make kube-tools` builds them"
@@ -185,7 +189,7 @@ def api_server(
     folder = tmp_path_factory.mktemp("api-server")
     started = time.monotonic()
     try:
-        with ApiServer(folder) as server:
+        with ApiServer(folder, without=[NAMESPACES]) as server:
             with pytestconfig.pluginmanager.getplugin(
                 "capturemanager"
             ).global_and_fixture_disabled():
@@ -203,18 +207,11 @@ _numbers = itertools.count()
 @pytest.fixture
 def namespace(api_server: ApiServer) -> Iterator[str]:
     """A namespace of the test's own, with its default service account."""
-    name = f"test-{next(_numbers)}"
-    client = api_server.client
-    client.post("/api/v1/namespaces", {"metadata": {"name": name}})
-    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-    wait_until(lambda: client.exists(account), f"{account} exists")
-    yield name
+    yield make_namespace(api_server.client, name := f"test-{next(_numbers)}")
     # A test that failed in an outage must not take the others with it.
     if not api_server.is_serving:
         api_server.start_api()
-    client.delete(f"/api/v1/namespaces/{name}")
-    # No kubelet ends them, and they would hold what their nodes have.
-    client.delete(f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
+    end_namespace(api_server.client, name)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The Kubernetes API as plain JSON: what a test says and sees itself, without a client library."""
 
-import http.client
 import json
 import ssl
 import urllib.parse
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import urllib3
 from tests.apiserver_certificates import Certificate
 
 __all__ = ["KubeClient", "Object", "RefusedError"]
@@ -32,13 +32,23 @@ class RefusedError(Exception):
 
 
 class KubeClient:
-    """One user at the API server. A connection per request: it may be used from any thread, and
-    outlives restarts of the server."""
+    """One user at the API server. It may be used from any thread, and outlives restarts of the
+    server."""
 
     def __init__(self, url: str, authority: Path, user: Certificate) -> None:
-        self._address = urllib.parse.urlsplit(url).netloc
-        self._tls = ssl.create_default_context(cafile=str(authority))
-        self._tls.load_cert_chain(user.certificate, user.key)
+        tls = ssl.create_default_context(cafile=str(authority))
+        tls.load_cert_chain(user.certificate, user.key)
+        address = urllib.parse.urlsplit(url)
+        # Connections are kept: who waits looks a hundred times a second, and each new connection
+        # costs the server more than its answer.
+        self._pool = urllib3.HTTPSConnectionPool(
+            str(address.hostname),
+            address.port,
+            timeout=_ASK_SECONDS,
+            maxsize=4,
+            retries=False,
+            ssl_context=tls,
+        )
 
     def get(self, path: str, **query: str) -> Object:
         """An object, or a list of them."""
@@ -85,21 +95,18 @@ class KubeClient:
     def watch(self, path: str, **query: str) -> Iterator[Object]:
         """Events, until the server ends the watch. Raises RefusedError, OSError."""
         target = f"{path}?{urllib.parse.urlencode({**query, 'watch': 'true'})}"
-        connection = http.client.HTTPSConnection(
-            self._address, timeout=_ASK_SECONDS, context=self._tls
-        )
         try:
-            connection.request("GET", target)
-            response = connection.getresponse()
-            if response.status >= 400:
-                answer = _answer(response.read().decode())
-                raise RefusedError(response.status, answer.get("reason", ""), str(answer))
-            while line := response.readline():
-                yield json.loads(line)
-        except (http.client.HTTPException, json.JSONDecodeError) as error:
+            response = self._pool.request("GET", target, preload_content=False)
+            try:
+                if response.status >= 400:
+                    answer = _answer(response.data.decode())
+                    raise RefusedError(response.status, answer.get("reason", ""), str(answer))
+                while line := response.readline():
+                    yield json.loads(line)
+            finally:
+                response.close()
+        except (urllib3.exceptions.HTTPError, json.JSONDecodeError) as error:
             raise ConnectionError(f"watch {path}: {error!r}") from error
-        finally:
-            connection.close()
 
     def request(
         self,
@@ -111,22 +118,25 @@ class KubeClient:
     ) -> Object:
         """The answer, which may be a watch's first event. Raises RefusedError, OSError when
         nobody answers."""
-        connection = http.client.HTTPSConnection(
-            self._address, timeout=_ASK_SECONDS, context=self._tls
-        )
+        data = None if body is None else json.dumps(body)
+        target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+        is_watch = query.get("watch") == "true"
         try:
-            data = None if body is None else json.dumps(body)
-            target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
-            connection.request(method, target, data, {"content-type": content_type})
-            response = connection.getresponse()
-            if query.get("watch") == "true" and response.status == 200:
+            response = self._pool.request(
+                method,
+                target,
+                body=data,
+                headers={"content-type": content_type},
+                preload_content=not is_watch,
+            )
+            if is_watch and response.status == 200:
                 text = response.readline().decode()
             else:
-                text = response.read().decode()
-        except http.client.HTTPException as error:
+                text = response.data.decode()
+            if is_watch:
+                response.close()
+        except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(f"{method} {path}: {error!r}") from error
-        finally:
-            connection.close()
         answer = _answer(text)
         if response.status >= 400:
             message = answer.get("message", text)

@@ -1,6 +1,6 @@
 """Command lines of a control plane that lives as long as a test run, on one loopback address."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -94,14 +94,17 @@ def api_server_flags(
     return [*_API_SERVER, *_flags(own)]
 
 
-def controller_manager_flags(kubeconfig: Path, authority: Authority, token_key: Path) -> list[str]:
-    """Of kube-controller-manager."""
+def controller_manager_flags(
+    kubeconfig: Path, authority: Authority, token_key: Path, without: Sequence[str] = ()
+) -> list[str]:
+    """Of kube-controller-manager, ``without`` these controllers."""
     own = {
         "kubeconfig": kubeconfig,
         "service-account-private-key-file": token_key,
         "root-ca-file": authority.own.certificate,
         "cluster-signing-cert-file": authority.own.certificate,
         "cluster-signing-key-file": authority.own.key,
+        "controllers": ",".join(("*", *(f"-{name}" for name in without))),
     }
     return [*_CLIENTS, *_CONTROLLER_MANAGER, *_flags(own)]
 

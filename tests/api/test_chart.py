@@ -108,20 +108,27 @@ def test_a_crd_that_was_applied_before_is_taken_over_where_that_is_said(clean: A
     wait_until(lambda: not clean.client.exists(CRD_PATH), "the CRD is gone")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A control plane that clears namespaces too."""
+    with ApiServer(tmp_path_factory.mktemp("whole")) as server:
+        yield server
+
+
 @pytest.mark.parametrize("words", [(), ("--server-side",)], ids=["client side", "server side"])
 def test_the_install_manifest_is_applied_in_one_go_and_again_without_a_change(
-    api_server: ApiServer, words: tuple[str, ...]
+    whole: ApiServer, words: tuple[str, ...]
 ) -> None:
     apply = ("apply", "-f", str(INSTALL), *words)
-    api_server.kubectl(*apply)
-    before = api_server.client.get(CRD_PATH)["metadata"]["generation"]
-    again = api_server.kubectl(*apply).stdout.splitlines()
+    whole.kubectl(*apply)
+    before = whole.client.get(CRD_PATH)["metadata"]["generation"]
+    again = whole.kubectl(*apply).stdout.splitlines()
     told = "serverside-applied" if words else "unchanged"
     assert [line for line in again if not line.endswith(told)] == []
-    assert api_server.client.get(CRD_PATH)["metadata"]["generation"] == before
+    assert whole.client.get(CRD_PATH)["metadata"]["generation"] == before
     # Its namespace takes restricted pods alone.
-    wait_until(lambda: list_pods(api_server.client, NAMESPACE), "the operator has a pod")
-    api_server.kubectl("delete", "-f", str(INSTALL), "--wait=false")
+    wait_until(lambda: list_pods(whole.client, NAMESPACE), "the operator has a pod")
+    whole.kubectl("delete", "-f", str(INSTALL), "--wait=false")
     namespace = f"/api/v1/namespaces/{NAMESPACE}"
-    wait_until(lambda: not api_server.client.exists(namespace), "all is gone", 40)
-    wait_until(lambda: not api_server.client.exists(CRD_PATH), "the CRD is gone")
+    wait_until(lambda: not whole.client.exists(namespace), "all is gone", 40)
+    wait_until(lambda: not whole.client.exists(CRD_PATH), "the CRD is gone")

@@ -20,6 +20,7 @@ import pytest
 from tests import installed_chart
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.apiserver_pods import add_node, make_pod_ready, pod_path
 from tests.installed_chart import (
     Audit,
@@ -260,7 +261,7 @@ def test_for_some_namespaces_the_operator_asks_for_nothing_outside_them(
     clean: ApiServer, namespace: str, tmp_path: Path, audit: Audit
 ) -> None:
     server, other = clean, f"{namespace}-b"
-    server.client.post("/api/v1/namespaces", {"metadata": {"name": other}})
+    make_namespace(server.client, other)
     have_node(server)
     install(server, {"watchNamespaces": [namespace, other]})
     options = [word for word in operator_args(server) if word.startswith("--namespace=")]
@@ -284,7 +285,7 @@ def test_for_some_namespaces_the_operator_asks_for_nothing_outside_them(
         assert operator.stop() == 0
     assert audit.namespaces() == {namespace, other}
     assert audit.refusals() == []
-    server.client.delete(f"/api/v1/namespaces/{other}")
+    end_namespace(server.client, other)
 
 
 def test_without_any_role_check_names_all_that_is_missing(clean: ApiServer, tmp_path: Path) -> None:

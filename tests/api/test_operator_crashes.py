@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import KubeClient, Object
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.fleet_objects import assert_untouched, child_uids, children, history, outcome
 from tests.installed_crd import install_crd, sampler_path
 from tests.live_fleet import LiveFleet
@@ -137,13 +138,12 @@ def namespaces(api_server: ApiServer, namespace: str) -> Iterator[Callable[[], s
     made: list[str] = []
 
     def make() -> str:
-        made.append(f"{namespace}-{len(made)}")
-        client.post("/api/v1/namespaces", {"metadata": {"name": made[-1]}})
+        made.append(make_namespace(client, f"{namespace}-{len(made)}"))
         return made[-1]
 
     yield make
     for each in made:
-        client.delete(f"/api/v1/namespaces/{each}")
+        end_namespace(client, each)
 
 
 @pytest.mark.parametrize("cut", ["after", "instead of"])

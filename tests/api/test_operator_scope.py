@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.apiserver import ApiServer
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.fleet_objects import children
 from tests.installed_crd import install_crd
 from tests.live_fleet import LiveFleet
@@ -53,10 +54,10 @@ def others(api_server: ApiServer, namespace: str) -> Iterator[tuple[str, str]]:
     """Two further namespaces."""
     names = (f"{namespace}-b", f"{namespace}-c")
     for name in names:
-        api_server.client.post("/api/v1/namespaces", {"metadata": {"name": name}})
+        make_namespace(api_server.client, name)
     yield names
     for name in names:
-        api_server.client.delete(f"/api/v1/namespaces/{name}")
+        end_namespace(api_server.client, name)
 
 
 def with_roles(server: ApiServer, user: str, namespaces: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object, RefusedError
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.installed_crd import sampler_path
 from tests.operator_process import OperatorProcess
 from tests.pod_monitors import install_pod_monitors, remove_pod_monitors
@@ -37,14 +38,12 @@ def new_namespace(api_server: ApiServer) -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def make() -> str:
-        made.append(f"effects-{len(made)}")
-        api_server.client.post("/api/v1/namespaces", {"metadata": {"name": made[-1]}})
+        made.append(make_namespace(api_server.client, f"effects-{len(made)}"))
         return made[-1]
 
     yield make
     for name in made:
-        api_server.client.delete(f"/api/v1/namespaces/{name}")
-        api_server.client.delete(f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
+        end_namespace(api_server.client, name)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import KubeClient, Object, RefusedError
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.apiserver_pods import fail_pod, make_pod_ready, make_pod_wait, pod_path, remove_pod
 from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
@@ -32,17 +33,14 @@ def operator(api_server: ApiServer, nodes: tuple[str, ...]) -> Iterator[Operator
 def creating(api_server: ApiServer, operator: OperatorProcess) -> Iterator[LiveFleet]:
     """A fleet whose container is being created since this module began, which is long."""
     assert operator.is_running
-    client, namespace = api_server.client, "creating"
-    client.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
-    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-    wait_until(lambda: client.exists(account), f"{account} exists")
+    client = api_server.client
+    namespace = make_namespace(client, "creating")
     fleet = LiveFleet(api_server, namespace)
     fleet.create({"auth": {"tokenSecretRef": {"name": "tokens"}}})
     pod = scheduled_pod(fleet)
     make_pod_wait(client, pod, "ContainerCreating")
     yield fleet
-    client.delete(f"/api/v1/namespaces/{namespace}")
-    client.delete(f"/api/v1/namespaces/{namespace}/pods", {"gracePeriodSeconds": 0})
+    end_namespace(client, namespace)
 
 
 @pytest.fixture

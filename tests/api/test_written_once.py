@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from tests.apiserver import ApiServer
+from tests.apiserver_namespaces import end_namespace, make_namespace
 from tests.golden_templates import GOLDEN
 from tests.installed_crd import install_crd
-from tests.proxy import wait_until
 from tests.spec_cases import MINIMAL, changed, manifest
 from tests.spec_effects import EFFECTS, SECTIONS, SpecEffect
 
@@ -65,11 +65,9 @@ class Fleet:
 def fleet(api_server: ApiServer) -> Iterator[Fleet]:
     install_crd(api_server)
     client = api_server.client
-    client.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"
-    wait_until(lambda: client.exists(account), f"{account} exists")
+    make_namespace(client, NAMESPACE)
     yield Fleet(api_server)
-    client.delete(f"/api/v1/namespaces/{NAMESPACE}")
+    end_namespace(client, NAMESPACE)
 
 
 def resting(given: Manifest) -> Manifest:

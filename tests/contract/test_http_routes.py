@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.servers import Server
 
+from sampler_client import RemoteSampler
 from sampler_core.seeds import child_seed
 from sampler_server.engines.sim import base_digest
 from sampler_server.engines.sim.tokens import sim_sequence
@@ -98,6 +99,31 @@ class TestSample:
         ]
 
     @pytest.mark.parametrize(
+        "max_tokens",
+        [
+            pytest.param(0, id="scoring adds no turn of the assistant"),
+            pytest.param(1, id="sampling adds the start of the assistant's turn"),
+        ],
+    )
+    def test_a_conversation_has_the_prompt_that_the_sampler_gives_it(
+        self, server: Server, client: httpx.Client, max_tokens: int
+    ) -> None:
+        talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+        params = {"max_tokens": max_tokens, "prompt_logprobs": 1}
+        answer = sample(client, {"messages": talk}, sampling_params=params)
+        (entry,) = answer.json()["responses"]
+        with RemoteSampler(server.url) as sampler:
+            (expected,) = sampler.sample({"messages": talk}, params)
+        assert entry["prompt_token_ids"] == expected.prompt_token_ids
+        begun = [257, *b"assistant\n"]
+        assert (entry["prompt_token_ids"][-len(begun) :] == begun) == (max_tokens > 0)
+        values = [expected.prompt_logprobs, expected.topk_prompt_logprobs]
+        assert json.loads(json.dumps(values)) == [
+            entry["prompt_logprobs"],
+            entry["topk_prompt_logprobs"],
+        ]
+
+    @pytest.mark.parametrize(
         ("item", "field"),
         [
             pytest.param({"input_ids": []}, "input_ids", id="an empty prompt"),
@@ -109,6 +135,12 @@ class TestSample:
             pytest.param({"mesages": []}, "mesages", id="a misspelt key"),
             pytest.param({"messages": []}, "messages", id="no messages"),
             pytest.param({"messages": ["Hi"]}, "messages", id="a message that is no object"),
+            pytest.param(
+                {"messages": [{"role": "user", "content": "x" * 32768}]},
+                "messages",
+                id="messages too long",
+            ),
+            pytest.param({"prompt": "x" * 32768}, "prompt", id="a text too long"),
             pytest.param({"input_ids": [1], "images": ["x"]}, "images", id="an image"),
             pytest.param({}, None, id="nothing"),
         ],
@@ -369,6 +401,15 @@ class TestOpenAI:
             pytest.param({"stream": 1}, "stream", "invalid_request", id="stream is no boolean"),
             pytest.param({"top_logprobs": 2}, "top_logprobs", "invalid_request", id="top alone"),
             pytest.param({"n": 5000}, "n", "invalid_request", id="too many choices"),
+            pytest.param({"n": 0}, "n", "invalid_request", id="no choices"),
+            pytest.param({"temperature": -1}, "temperature", "invalid_request", id="negative"),
+            pytest.param({"messages": []}, "messages", "invalid_request", id="empty messages"),
+            pytest.param(
+                {"messages": [{"role": "user", "content": "x" * 32768}]},
+                "messages",
+                "invalid_request",
+                id="messages too long",
+            ),
             pytest.param({"tools": [{}]}, "tools", "unsupported", id="tools"),
             pytest.param(
                 {"response_format": {"type": "json_object"}},
@@ -391,7 +432,36 @@ class TestOpenAI:
     def test_a_prompt_that_is_none_is_refused(self, client: httpx.Client, prompt: Any) -> None:
         answer = self.complete(client, prompt)
         assert answer.status_code == 400
-        assert answer.json()["error"]["code"] == "invalid_request"
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_request", "prompt")
+
+    @pytest.mark.parametrize(
+        ("prompt", "fields", "message"),
+        [
+            pytest.param(
+                [5, 300],
+                {},
+                "prompt: 300 at position 1 is outside the vocabulary (0 to 258)",
+                id="an id outside the vocabulary",
+            ),
+            pytest.param([-1], {}, "prompt: -1 at position 0 is outside", id="a negative id"),
+            pytest.param([1] * 32768, {}, "prompt: the prompt has 32768", id="too many ids"),
+            pytest.param("x" * 32768, {}, "prompt: the prompt has 32768", id="a text too long"),
+            pytest.param([[1], []], {}, "prompt[1]: the prompt is empty", id="one of several"),
+            pytest.param(["a", [259]], {}, "prompt[1]: 259 at position 0", id="ids beside a text"),
+            pytest.param([1], {"n": 0}, "n: must be an integer between 1 and", id="no choices"),
+            pytest.param([1], {"temperature": -1}, "temperature: must be", id="negative"),
+        ],
+    )
+    def test_an_error_names_the_field_that_the_client_sent(
+        self, client: httpx.Client, prompt: Any, fields: dict[str, Any], message: str
+    ) -> None:
+        answer = self.complete(client, prompt, **fields)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["message"].startswith(message)
+        assert "input_ids" not in error["message"]
+        assert error["param"] == message.split(":")[0].partition("[")[0]
 
     def test_a_reader_that_leaves_a_stream_ends_its_sequence(self, slow: Server) -> None:
         body = {"model": "sim", "prompt": [1], "max_tokens": 5000, "stream": True}

@@ -24,7 +24,6 @@ from starlette.responses import Response, StreamingResponse
 from sampler_api.columns import Columns
 from sampler_api.errors import Draining, EngineFailed, InvalidRequest, SamplerError
 from sampler_api.frames import ABORT, ERROR, RUNNING
-from sampler_core.inputs import prompt_ids
 
 from ..errors import error_response
 from ..hub import Hub
@@ -41,7 +40,7 @@ from .openai_results import (
     openai_error,
     usage,
 )
-from .templates import ServedTemplate
+from .templates import ServedTemplate, checked_ids
 from .text_stream import TextStream
 
 __all__ = ["router"]
@@ -180,7 +179,9 @@ async def _prepare(
     if is_chat:
         if "messages" not in body:
             raise InvalidRequest("messages: missing", "messages")
-        prompts = [await template.prompt_ids({"messages": body["messages"]})]
+        is_scored = wanted.params.max_tokens == 0
+        conversation = {"messages": body["messages"]}
+        prompts = [await template.prompt_ids(conversation, is_scored=is_scored)]
     else:
         prompts = await _prompts(hub, template, body)
     check_number(len(prompts), wanted.number)
@@ -207,12 +208,12 @@ async def _prompts(
     several = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
     check_number(len(several), 1)
     found = []
-    for item in several:
+    for i, item in enumerate(several):
+        field = "prompt" if several is not prompt else f"prompt[{i}]"
         if isinstance(item, str):
-            found.append(await template.prompt_ids({"prompt": item}))
+            found.append(await template.prompt_ids({"prompt": item}, field=field))
         else:
-            card = hub.card
-            found.append(prompt_ids({"input_ids": item}, card.vocab_size, card.context_limit))
+            found.append(checked_ids(item, hub.card, field))
     return found
 
 

@@ -92,7 +92,7 @@ async def _answer(hub: Hub, template: ServedTemplate, body: dict[str, Any]) -> d
     entries: list[dict[str, Any] | Job] = []
     for i, item in enumerate(inputs):
         try:
-            prompt = await _prompt(hub, template, item)
+            prompt = await _prompt(hub, template, item, params.max_tokens == 0)
             entries.append(Job(prompt, params, seeds_of(params.seed, i, number), ref))
         except SamplerError as error:
             entries.append(error_body(error))
@@ -117,12 +117,14 @@ def _revision(hub: Hub, body: dict[str, Any]) -> RevisionRef:
     return ref
 
 
-async def _prompt(hub: Hub, template: ServedTemplate, item: dict[str, Any]) -> NDArray[np.int32]:
+async def _prompt(
+    hub: Hub, template: ServedTemplate, item: dict[str, Any], is_scored: bool
+) -> NDArray[np.int32]:
     check_supported(item)
     check_fields(item, _INPUT_FIELDS)
     if is_encoded(item):
         return prompt_ids(item, hub.card.vocab_size, hub.card.context_limit)
-    return await template.prompt_ids(item)
+    return await template.prompt_ids(item, is_scored=is_scored)
 
 
 def _response(hub: Hub, job: Job, done: Done) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from sampler_api.errors import Unsupported
+from sampler_api.errors import InvalidRequest, Unsupported
+from sampler_api.frames import ModelCard
 from sampler_core.inputs import prompt_ids
 from sampler_core.template import Template
 
 from ..hub import Hub
 
-__all__ = ["ServedTemplate"]
+__all__ = ["ServedTemplate", "checked_ids"]
 
 
 class _AddedToken(msgspec.Struct):
@@ -72,12 +73,30 @@ class ServedTemplate:
                 self._special_ids = frozenset(int(i) for i in ids)
         return self._special_ids or frozenset()
 
-    async def prompt_ids(self, item: dict[str, Any]) -> NDArray[np.int32]:
-        """Prompt i32 [P] of messages or of a ``prompt`` text. Raises InvalidRequest."""
+    async def prompt_ids(
+        self, item: dict[str, Any], *, is_scored: bool = False, field: str | None = None
+    ) -> NDArray[np.int32]:
+        """Prompt i32 [P] of messages or of a ``prompt`` text.
+
+        What is only scored has no assistant's turn begun behind it. ``field`` is what the client
+        calls the text in its request; else it is the key in ``item``. Raises InvalidRequest.
+        """
         template = await self.load()
-        encoded = await asyncio.to_thread(template.encode, item, True)
-        card = self._hub.card
-        return prompt_ids({"input_ids": encoded["input_ids"]}, card.vocab_size, card.context_limit)
+        encoded = await asyncio.to_thread(template.encode, item, not is_scored)
+        named = field or ("messages" if item.get("messages") else "prompt")
+        return checked_ids(encoded["input_ids"], self._hub.card, named)
+
+
+def checked_ids(ids: Any, card: ModelCard, field: str) -> NDArray[np.int32]:
+    """Prompt i32 [P] of ids that came in, or of, a field with another name than ``input_ids``.
+
+    ``field`` may have an index, ``prompt[1]``. Raises InvalidRequest that names it.
+    """
+    try:
+        return prompt_ids({"input_ids": ids}, card.vocab_size, card.context_limit)
+    except InvalidRequest as error:
+        text = str(error).removeprefix("input_ids: ")
+        raise InvalidRequest(f"{field}: {text}", field.partition("[")[0]) from None
 
 
 def _special_ids(tokenizer_json: bytes) -> frozenset[int]:

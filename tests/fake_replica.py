@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampler_api.codec import DeltaWriter, client_columns, decode_client, encode_frame
 from sampler_api.errors import SamplerError
@@ -145,6 +146,10 @@ class FakeReplica:
         self._writer.add(handle, flag, 0, np.array(tokens, np.int32).tobytes(), b"")
         if flag != RUNNING:
             self.running.pop(handle, None)
+
+    def score(self, handle: int, logprobs: NDArray[np.float32]) -> None:
+        """Prompt logprobs of a stream, f32 [P]."""
+        self._writer.add_prompt(handle, 0, logprobs.tobytes(), b"", b"")
 
     def end(
         self,

@@ -99,7 +99,8 @@ class SamplerBase(Sampler):
         engines.
 
         ``resume`` continues sequences that an earlier call returned, one per input, under the
-        revision of this call.
+        revision of this call. Prompt logprobs are not computed again: a sequence that has tokens
+        is refused with ``prompt_logprobs`` (InvalidRequest); score its prompt in a call of its own.
         """
         _check_on_error(on_error)
         features = normalise_inputs(inputs)

@@ -18,7 +18,7 @@ from .calls import errors_of, failed_response, raise_first, respond
 from .checked_params import CheckedParams
 from .groups import Backend, Group
 from .inputs import check_supported, is_encoded, prompt_ids, resolve_num_samples
-from .resuming import preload, resumed_sequences
+from .resuming import check_scores, preload, resumed_sequences
 from .seeds import child_seed, group_hash
 from .template_slot import TemplateSlot
 from .view import InputView
@@ -143,6 +143,7 @@ class Preparer:
         key = group_hash(ids.data, options.ref.base, options.ref.adapter, explicit)
         group = Group(index, ids, params, options.ref, seeds, key, on_done, options.is_interactive)
         if resumed is not None:
+            check_scores(resumed, params)
             preload(group.children[0], resumed, options.card.vocab_size)
         return group, InputView(encoded, ids, self._templates.loaded or self._templates)
 

@@ -9,11 +9,12 @@ import numpy as np
 from sampler_api.columns import Columns
 from sampler_api.errors import InvalidRequest
 from sampler_api.logprobs import LogprobRows
+from sampler_api.params import SamplingParams
 from sampler_api.results import SampledSequence, Segment
 
 from .groups import ChildWork
 
-__all__ = ["preload", "resumed_sequences"]
+__all__ = ["check_scores", "preload", "resumed_sequences"]
 
 
 def resumed_sequences(resume: Any, inputs: int, num_samples: int) -> list[SampledSequence | None]:
@@ -33,6 +34,21 @@ def resumed_sequences(resume: Any, inputs: int, num_samples: int) -> list[Sample
         if item is not None and not isinstance(item, SampledSequence):
             raise InvalidRequest("resume: must hold sequences that a sampler returned", "resume")
     return found
+
+
+def check_scores(sequence: SampledSequence, params: SamplingParams) -> None:
+    """Raises InvalidRequest when prompt logprobs are asked for of a sequence that has begun.
+
+    They come before the first token and are not computed again behind it; in silence there would
+    be none.
+    """
+    if params.prompt_logprobs is not None and len(sequence.token_ids):
+        raise InvalidRequest(
+            f"resume: the sequence has {len(sequence.token_ids)} tokens already, behind which "
+            "prompt_logprobs are not computed; leave prompt_logprobs out, and score the prompt "
+            "in a call of its own (max_tokens=0, without resume)",
+            "resume",
+        )
 
 
 def preload(child: ChildWork, sequence: SampledSequence, vocab_size: int) -> None:

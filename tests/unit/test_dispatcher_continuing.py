@@ -1,5 +1,6 @@
 """The client's state machine: what is kept and told of a sequence while it moves."""
 
+import numpy as np
 import pytest
 from tests.dispatcher_world import OTHER_BASE, World, outputs_of, segments_of, tokens_of
 from tests.fake_replica import EOS, FakeReplica, hello_of, make_group
@@ -42,6 +43,24 @@ def test_what_is_cancelled_while_its_session_is_down_says_where_its_tokens_came_
     world.dispatcher.cancel([group])
     assert (group.children[0].flag, tokens_of(group)) == (ABORT, [4, 5])
     assert segments_of(group) == [("a", 0, 2, "cancelled")]
+
+
+def test_prompt_logprobs_that_have_arrived_stay_when_the_sequence_goes_on_elsewhere() -> None:
+    world = World("a", "b")
+    (group,) = world.submit(1)
+    home, other = world.home_of(group)
+    (handle,) = home.take().asked
+    scores = np.array([np.nan, -1, -2], np.float32)
+    home.score(handle, scores)
+    home.give(handle, [4])
+    home.flush()
+    world.dispatcher.move(home.replica, home.disconnect(), is_dead=True)
+    assert outputs_of(other.take().asked) == [(1, (4,))]
+    other.finish_all()
+    assert world.done == [group]
+    assert tokens_of(group) == [4, 5]
+    assert group.prompt_scores is not None
+    assert np.array_equal(group.prompt_scores.logprobs, scores, equal_nan=True)
 
 
 def test_what_runs_at_the_end_of_the_client_says_where_its_tokens_came_from() -> None:

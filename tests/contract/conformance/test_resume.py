@@ -122,3 +122,29 @@ def test_what_is_no_sequence_is_refused(
     with pytest.raises(InvalidRequest) as raised:
         sampler.sample({"input_ids": IDS}, {"max_tokens": 4, "logprobs": 1}, resume=resume, **more)
     assert raised.value.field in ("resume", "output_ids")
+
+
+@pytest.mark.rule("S11.7", "S7.3", "S9.3")
+@pytest.mark.parametrize(
+    "max_tokens",
+    [
+        pytest.param(8, id="to go on and have prompt logprobs is refused"),
+        pytest.param(0, id="to score only is refused"),
+    ],
+)
+def test_prompt_logprobs_of_a_sequence_that_has_begun(
+    sampler: SamplerBase, max_tokens: int
+) -> None:
+    inputs = [{"input_ids": IDS}, {"input_ids": IDS[:-1]}]
+    params = {"temperature": 0, "max_tokens": max_tokens, "logprobs": 1, "prompt_logprobs": 2}
+    part = begun(sampler, SamplingParams(temperature=0, max_tokens=8, logprobs=1), 3)
+    refused, scored = sampler.sample(inputs, params, resume=[part, None], on_error="return")
+    (sequence,) = refused.sequences
+    assert isinstance(sequence.error, InvalidRequest)
+    assert sequence.error.field == "resume"
+    assert "score the prompt in a call of its own" in str(sequence.error)
+    # What has no token yet is begun, with its scores.
+    assert len(scored.prompt_logprobs or ()) == len(scored.topk_prompt_logprobs or ()) > 0
+    empty = SampledSequence("abort", [], [])
+    (again,) = sampler.sample(inputs[1], params, resume=empty)
+    assert again.prompt_logprobs == scored.prompt_logprobs

@@ -30,6 +30,7 @@ KINDS: tuple[Kind, ...] = (
     "stall",
     "reject",
 )
+_NEEDS_CONNECTION = ("cut", "half_close_client", "half_close_server")
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 1 << 16
 
@@ -46,21 +47,26 @@ class Fault:
 
 
 class FaultSchedule:
-    """Faults drawn from a seed; the n-th is the same in every run."""
+    """Faults drawn from a seed; the n-th is the same in every run.
+
+    Every kind comes once a round, so that a short run has them all.
+    """
 
     def __init__(self, seed: int, mean_pause: float = 0.5, mean_seconds: float = 0.3) -> None:
         self._random = random.Random(seed)
         self._mean_pause = mean_pause
         self._mean_seconds = mean_seconds
+        self._round: list[Kind] = []
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Fault:
         draw = self._random
+        self._round = self._round or draw.sample(KINDS, len(KINDS))
         return Fault(
             draw.uniform(0.2, 1.8) * self._mean_pause,
-            draw.choice(KINDS),
+            self._round.pop(),
             draw.uniform(0.2, 1.8) * self._mean_seconds,
         )
 
@@ -110,6 +116,7 @@ class FaultProxy:
         self.counts: Counter[str] = Counter()
         self.flowing = asyncio.Event()
         self._pairs: dict[asyncio.Task[Any], tuple[_Pipe, _Pipe]] = {}
+        self._has_pairs = asyncio.Event()
         self._is_rejecting = False
         self._listener: socket.socket | None = None
         self._chaos: asyncio.Task[None] | None = None
@@ -203,6 +210,7 @@ class FaultProxy:
             return
         pipes = _Pipe(self, reader, upstream[1]), _Pipe(self, upstream[0], writer)
         self._pairs[task] = pipes
+        self._has_pairs.set()
         try:
             async with asyncio.TaskGroup() as group:
                 for pipe in pipes:
@@ -211,6 +219,8 @@ class FaultProxy:
             self.counts["broken"] += 1
         finally:
             del self._pairs[task]
+            if not self._pairs:
+                self._has_pairs.clear()
             for pipe in pipes:
                 _reset(pipe.writer)
 
@@ -252,7 +262,7 @@ class FaultProxy:
         self._do(self._listen())
 
     def start(self, schedule: FaultSchedule) -> None:
-        """Do what a schedule says until ``calm``."""
+        """Do what a schedule says until ``calm``; what breaks connections waits for one."""
 
         async def start() -> None:
             self._chaos = asyncio.create_task(self._follow(schedule))
@@ -286,6 +296,9 @@ class FaultProxy:
     async def _follow(self, schedule: FaultSchedule) -> None:
         for fault in schedule:
             await asyncio.sleep(fault.pause)
+            if fault.kind in _NEEDS_CONNECTION:
+                # What hits nothing would be counted for nothing.
+                await self._has_pairs.wait()
             self.counts[fault.kind] += 1
             await self._apply(fault)
 

@@ -6,7 +6,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 import pytest
 from tests.proxy import KINDS, FaultProxy, FaultSchedule, wait_until
@@ -121,14 +121,33 @@ def test_connections_that_it_accepts_while_it_closes_are_closed(proxy: FaultProx
 
 def test_a_schedule_runs_until_calm(proxy: FaultProxy) -> None:
     proxy.start(FaultSchedule(1, mean_pause=0.002, mean_seconds=0.002))
-    wait_until(lambda: len(set(proxy.counts) & set(KINDS)) == len(KINDS), "every kind of fault")
+
+    def has_every_kind() -> bool:
+        connect(proxy).close()
+        return set(KINDS) <= set(proxy.counts)
+
+    wait_until(has_every_kind, "every kind of fault")
     proxy.calm()
     with connect(proxy) as connection:
         assert echo(connection, b"one") == b"one"
 
 
+def test_a_fault_that_breaks_connections_waits_for_one(proxy: FaultProxy) -> None:
+    breaking = {"cut", "half_close_client", "half_close_server"}
+    kinds = [fault.kind for fault in islice(FaultSchedule(5), 20)]
+    before = list(takewhile(lambda kind: kind not in breaking, kinds))
+    assert before
+    proxy.start(FaultSchedule(5, mean_pause=0.002, mean_seconds=0.002))
+    wait_until(lambda: set(before) <= set(proxy.counts), "what needs no connection")
+    assert not set(proxy.counts) & breaking
+    with connect(proxy):
+        wait_until(lambda: kinds[len(before)] in proxy.counts, "the fault that waited")
+
+
 def test_a_seed_gives_the_same_faults() -> None:
     first, again, other = FaultSchedule(3), FaultSchedule(3), FaultSchedule(4)
     faults = list(islice(first, 100))
+    rounds = [{fault.kind for fault in faults[i : i + 7]} for i in range(0, 98, 7)]
+    assert rounds == [set(KINDS)] * 14
     assert faults == list(islice(again, 100)) != list(islice(other, 100))
     assert {fault.kind for fault in faults} == set(KINDS)

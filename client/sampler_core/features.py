@@ -21,6 +21,7 @@ __all__ = ["IGNORED", "Decoder", "attention_columns", "continue_feature", "shift
 IGNORED: Final = -100
 """The label of a token that is not trained."""
 _REPLACED: Final = frozenset(("input_ids", "labels", "attention_mask", "position_ids", "length"))
+_TOKEN_TYPES: Final = "mm_token_type_ids"
 
 
 class Decoder(Protocol):
@@ -97,7 +98,8 @@ def continue_feature(
 
     ``labels`` come and go shifted left by one; without them no prompt token is trained. Each new
     token adds one label other than -100. When the feature has ``messages`` and there is a template,
-    an assistant message is appended (for no tokens: none). All other keys survive as they are.
+    an assistant message is appended (for no tokens: none). ``mm_token_type_ids`` go on with zeros,
+    where the feature has them. All other keys survive as they are.
     """
     new = [int(token) for token in tokens]
     prompt: list[int] = prompt_ids.tolist()
@@ -105,6 +107,9 @@ def continue_feature(
     made["input_ids"] = prompt + new
     made["labels"] = _continued_labels(feature.get("labels"), len(prompt), new)
     made |= attention_columns(len(prompt) + len(new))
+    if feature.get(_TOKEN_TYPES) is not None:
+        # Zero is text, and nothing else is served (``inputs.check_supported``).
+        made[_TOKEN_TYPES] = [0] * (len(prompt) + len(new))
     messages = made.get("messages")
     if isinstance(messages, list | tuple) and new and template is not None:
         made["messages"] = [*messages, _assistant_message(new, template)]

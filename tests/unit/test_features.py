@@ -57,6 +57,29 @@ def test_without_labels_only_the_new_tokens_are_trained() -> None:
     assert made["labels"] == [IGNORED, 2, 3, IGNORED]
 
 
+@pytest.mark.parametrize(
+    "types",
+    [
+        pytest.param([0, 0], id="a list goes on with zeros"),
+        pytest.param([[0, 0]], id="one row in a list goes on with zeros"),
+        pytest.param(np.zeros((1, 2), np.int64), id="an array goes on with zeros"),
+    ],
+)
+def test_token_types_fit_the_continued_ids(types: Any) -> None:
+    feature = {"input_ids": [0, 1], "mm_token_type_ids": types}
+    made = continue_feature(feature, array([0, 1]), [2, 3, 4], None)
+    assert made["mm_token_type_ids"] == [0] * 5
+    again = continue_feature(made, array(made["input_ids"]), [1], None)
+    assert again["mm_token_type_ids"] == [0] * len(again["input_ids"]) == [0] * 6
+
+
+@pytest.mark.parametrize("feature", [{}, {"mm_token_type_ids": None}], ids=["absent", "null"])
+def test_token_types_that_are_not_there_stay_so(feature: dict[str, Any]) -> None:
+    made = continue_feature({"input_ids": [0], **feature}, array([0]), [2], None)
+    assert made.get("mm_token_type_ids") is None
+    assert ("mm_token_type_ids" in made) == bool(feature)
+
+
 COLUMN = st.sampled_from([list, np.array, lambda labels: [labels], tuple])
 
 

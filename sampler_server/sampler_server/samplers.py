@@ -29,7 +29,8 @@ class TorchSampler(LocalSampler):
     :class:`~sampler_server.engines.torch.options.TorchOptions`: ``dtype``, ``device``, ``slots``
     (sequences at once), ``kv_tokens`` (the memory bound), ``logits_processor``, ``model_cls`` and
     so on. The constructor blocks until the model is loaded; ``with`` or ``close()`` ends its
-    threads. Raises ModelInvalid.
+    threads. Raises ModelInvalid, which names ``model``, ``dtype`` or ``device`` when one of these
+    is wrong.
 
     An engine that makes no step for ``stall_seconds`` while calls wait is given up: they raise
     EngineDead. ``math.inf`` leaves time for a debugger in a logits processor.
@@ -60,11 +61,14 @@ class TorchSampler(LocalSampler):
 
 
 def module_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """Shapes (out, in) of a ready model's linear layers, by module name."""
+    """Shapes (out, in) of a ready model's linear layers and embeddings, by module name.
+
+    What ``linear_shapes`` reads from the files of a model.
+    """
     return {
         name: (module.weight.shape[0], module.weight.shape[1])
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding)
     }
 
 

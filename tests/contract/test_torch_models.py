@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.raw_adapters import write_adapter  # noqa: E402
 from tests.reference import TOLERANCE, log_softmax, reference  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import tiny_model  # noqa: E402
@@ -17,8 +18,13 @@ from sampler_api.errors import (  # noqa: E402
     AdapterCapacity,
     AdapterInvalid,
     AdapterUnsupported,
+    InvalidRequest,
     ModelInvalid,
+    Unsupported,
 )
+from sampler_core.bases import linear_shapes  # noqa: E402
+from sampler_server import TorchSampler  # noqa: E402
+from sampler_server.samplers import module_shapes, weights_digest  # noqa: E402
 
 SIZES: dict[str, Any] = {
     "vocab_size": 1024,
@@ -78,6 +84,67 @@ def test_a_ready_model_is_served_and_given_back_as_it_came() -> None:
     assert np.array_equal(expected, expected_logprobs(model, ids))
 
 
+def loaded() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+
+
+GREEDY = {"max_tokens": 8, "temperature": 0, "logprobs": 1, "ignore_eos": True}
+PROMPT = {"input_ids": [5, 6, 7]}
+
+
+def test_a_sampler_of_a_ready_model_gives_what_one_of_its_directory_gives(tmp_path: Path) -> None:
+    with TorchSampler(str(tiny_model()), dtype="float32", device="cpu") as sampler:
+        (base,) = sampler.sample(PROMPT, GREEDY).sequences
+        sampler.add_adapter_to_model("a1", tiny_adapter("a1"))
+        (adapted,) = sampler.sample(PROMPT, GREEDY, "a1").sequences
+    model = loaded()
+    digest = weights_digest(model)
+    with TorchSampler(model, device="cpu", tokenizer_dir=tiny_model()) as sampler:
+        (ready,) = sampler.sample(PROMPT, GREEDY).sequences
+        assert (ready.tokens, ready.decoded) == (base.tokens, base.decoded)
+        assert ready.revision is not None
+        assert ready.revision.base == digest
+        sampler.add_adapter_to_model("a1", tiny_adapter("a1"))
+        (again,) = sampler.sample(PROMPT, GREEDY, "a1").sequences
+        assert again.tokens == adapted.tokens != base.tokens
+        # Its shapes are compared with those of the model's own modules.
+        with pytest.raises(AdapterInvalid, match="shape"):
+            sampler.add_adapter_to_model("sim", write_adapter(tmp_path / "sim", 1))
+        assert base.decoded is not None
+        (stopped,) = sampler.sample(PROMPT, {**GREEDY, "stop": base.decoded[2:4]}).sequences
+        assert stopped.stop_reason == "stop"
+        (answer,) = sampler.sample({"messages": [{"role": "user", "content": "hi"}]}, GREEDY)
+        assert answer.sequences[0].decoded
+
+
+def test_a_ready_model_without_a_tokenizer_takes_ids_and_refuses_text() -> None:
+    with TorchSampler(loaded(), device="cpu") as sampler:
+        (sequence,) = sampler.sample(PROMPT, GREEDY).sequences
+        assert len(sequence.tokens) == 8
+        assert sequence.decoded is None
+        with pytest.raises(Unsupported, match="no tokenizer; use stop_token_ids"):
+            sampler.sample(PROMPT, {**GREEDY, "stop": "x"})
+        with pytest.raises(InvalidRequest, match="no tokenizer; call set_template"):
+            sampler.sample({"messages": [{"role": "user", "content": "hi"}]}, GREEDY)
+
+
+def test_a_ready_model_is_known_by_its_weights_and_by_nothing_else() -> None:
+    model, same, other, half = loaded(), loaded(), loaded(), loaded().half()
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-3
+    same.config.name_or_path = "elsewhere"
+    digests = [weights_digest(each) for each in (model, same, other, half)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert all(digest.startswith("sha256:") and len(digest) == 71 for digest in digests)
+
+
+def test_a_ready_model_has_the_module_shapes_of_its_files() -> None:
+    assert module_shapes(loaded()) == linear_shapes(tiny_model())
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "softcapped attention": ("gemma2", {"sliding_window": 16}, "softcap"),
     "angles that depend on the batch": (
@@ -102,6 +169,41 @@ def test_a_directory_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
         TorchHarness(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"dtype": "float99"},
+            "dtype: must be one of 'auto', 'float32', 'bfloat16', 'float16', not 'float99'",
+            id="an unknown dtype is refused by name",
+        ),
+        pytest.param(
+            {"dtype": "nn"}, "dtype: must be one of", id="another name of torch is no dtype"
+        ),
+        pytest.param(
+            {"device": "cuda:99"},
+            "device: 'cuda:99' cannot be used on this machine: ",
+            id="a card that is not there is refused by name",
+        ),
+        pytest.param(
+            {"device": "gpu"},
+            "device: 'gpu' cannot be used on this machine: ",
+            id="what is no device is refused by name",
+        ),
+        pytest.param(
+            {"device": "meta"},
+            "device: 'meta' cannot be used on this machine: ",
+            id="a device that computes nothing is refused by name",
+        ),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelInvalid) as raised:
+        TorchSampler(str(tiny_model()), **options)
+    assert str(raised.value).startswith(message)
+    assert [raised.value.field] == list(options)
+
+
 def test_a_logits_processor_and_a_model_class_can_be_handed_in() -> None:
     from transformers import Qwen3ForCausalLM
 
@@ -115,6 +217,7 @@ def test_a_logits_processor_and_a_model_class_can_be_handed_in() -> None:
         return logits.index_fill(1, torch.arange(1, logits.shape[1], 2), -torch.inf)
 
     harness = TorchHarness(model_cls=Loud, logits_processor=only_even, slots=2)
+    assert type(harness.engine.model) is Loud
     found = harness.run(ask(prompt_of(6), max_tokens=20), ask(prompt_of(4), max_tokens=20))
     harness.engine.close()
     assert max(seen) == 2

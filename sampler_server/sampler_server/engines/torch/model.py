@@ -9,7 +9,7 @@ pass where it does not.
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from sampler_api.errors import ModelInvalid
 
 from . import attention
 from .layout import Layout
-from .options import TorchOptions
+from .options import DTypeName, TorchOptions
 from .shape import KVShape
 
 __all__ = ["ServedModel", "load_model"]
@@ -85,7 +85,10 @@ class ServedModel:
 
 def load_model(options: TorchOptions) -> ServedModel:
     """Load or take the model of the options; raises ModelInvalid."""
-    device = torch.device(options.device or _best_device())
+    device = _device(options.device or _best_device())
+    if options.dtype not in get_args(DTypeName):
+        names = ", ".join(map(repr, get_args(DTypeName)))
+        raise ModelInvalid(f"dtype: must be one of {names}, not {options.dtype!r}", "dtype")
     if options.model is None or isinstance(options.model, (str, Path)):
         model = _from_files(options, device)
     else:
@@ -94,6 +97,20 @@ def load_model(options: TorchOptions) -> ServedModel:
     model.eval()
     _refuse(model)
     return ServedModel(model, device)
+
+
+def _device(name: Any) -> torch.device:
+    """The device, tried. Raises ModelInvalid that names ``device``."""
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).cpu()
+    # torch has an error of its own for each way in which a device is not there.
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelInvalid(
+            f"device: {name!r} cannot be used on this machine: {line}", "device"
+        ) from error
+    return device
 
 
 def _from_files(options: TorchOptions, device: torch.device) -> Any:

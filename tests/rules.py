@@ -15,9 +15,13 @@ from tests.samplers import SAMPLERS
 
 __all__ = [
     "NOT_TESTED",
+    "PAGE",
+    "SHARED",
     "Rule",
     "RuleTest",
+    "blanks",
     "landed_features",
+    "lines_with_rules",
     "read_rules",
     "read_tests",
     "rules_of",
@@ -28,6 +32,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "semantics.md"
 
 _FEATURE = re.compile(r"^\| `(\w+)` \| .+ \| (here|in work|later) \|$", re.MULTILINE)
+_LINE = re.compile(r"^- \*\*S", re.MULTILINE)
 _RULE = re.compile(r"^- \*\*(S\d+\.\d+)\*\* `(\w+)` (.+(?:\n  .+)*)$", re.MULTILINE)
 
 _ONE_PROCESS = "in this process there is no file that another process may not read"
@@ -40,6 +45,25 @@ NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
     **{(f"S12.{n}", kind): _NO_REPLICA for n in range(1, 10) for kind in ("torch", "vllm")},
 }
 """(rule, sampler) to the reason why no test holds the rule for that sampler."""
+
+_BASE_CLASS = "of SamplerBase, which every sampler is: its backend is a stand-in that records"
+_ERRORS = "of the classes of errors, which all samplers raise"
+_DIGEST = "of the function that all samplers know an adapter by"
+_END = "of the function by which every sampler that continues looks for an end"
+
+SHARED: Final[Mapping[str, str]] = {
+    "test_a_model_and_its_state_dict_have_the_digest_of_their_directory": _DIGEST,
+    "test_a_group_is_prompt_and_revision_or_an_explicit_key": _BASE_CLASS,
+    "test_a_missing_logprob_is_an_error": _BASE_CLASS,
+    "test_truncated_logprobs_are_warned_of_once": _BASE_CLASS,
+    "test_leaving_the_loop_cancels_what_is_unfinished": _BASE_CLASS,
+    "test_errors_have_a_code_and_survive_pickling": _ERRORS,
+    "test_time_limits_say_so_in_their_name": _ERRORS,
+    "test_delivered_tokens_are_searched_for_their_end": _END,
+}
+"""Tests that run once and count for every sampler, with what of all samplers they test."""
+
+_GIVEN_A_SAMPLER = {"sampler", "own_sampler", "kind", "kinds"}
 
 
 class _Marker(Protocol):
@@ -65,6 +89,13 @@ class RuleTest:
     name: str
     numbers: tuple[str, ...]
     samplers: tuple[str, ...]
+    is_shared: bool
+    """It names no samplers and is given none: it runs once, whatever samplers there are."""
+
+
+def lines_with_rules(page: str | None = None) -> int:
+    """Lines of the page that look like a rule, whether they can be read as one or not."""
+    return len(_LINE.findall(PAGE.read_text(encoding="utf-8") if page is None else page))
 
 
 def read_rules(page: str | None = None) -> list[Rule]:
@@ -131,7 +162,9 @@ def read_tests(folder: Path | None = None) -> list[RuleTest]:
                 numbers, only = rules_of(_written(node.decorator_list))
                 if numbers:
                     name = f"{path.relative_to(root)}::{node.name}"
-                    found.append(RuleTest(name, numbers, only or tuple(SAMPLERS)))
+                    given = {each.arg for each in node.args.args}
+                    is_shared = not only and not given & _GIVEN_A_SAMPLER
+                    found.append(RuleTest(name, numbers, only or tuple(SAMPLERS), is_shared))
     return found
 
 
@@ -145,6 +178,22 @@ def table(rules: Iterable[Rule], tests: Iterable[RuleTest]) -> dict[tuple[str, s
             for sampler in test.samplers:
                 cells.setdefault((number, sampler), []).append(test.name)
     return cells
+
+
+def blanks(
+    rules: Iterable[Rule], tests: Iterable[RuleTest], features: Mapping[str, bool]
+) -> list[str]:
+    """Rules of features that are here, with a sampler for which neither test nor reason is."""
+    found = list(rules)
+    cells = table(found, tests)
+    return [
+        f"{rule.number} ({kind}): {rule.text}"
+        for rule in found
+        for kind in SAMPLERS
+        if features[rule.since]
+        and not cells[rule.number, kind]
+        and (rule.number, kind) not in NOT_TESTED
+    ]
 
 
 if __name__ == "__main__":

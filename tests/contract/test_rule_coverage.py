@@ -1,6 +1,18 @@
 """Every rule of a feature that is here has a test for every sampler, or a reason why not."""
 
-from tests.rules import NOT_TESTED, landed_features, read_rules, read_tests, table
+import pytest
+from tests.rules import (
+    NOT_TESTED,
+    PAGE,
+    SHARED,
+    RuleTest,
+    blanks,
+    landed_features,
+    lines_with_rules,
+    read_rules,
+    read_tests,
+    table,
+)
 from tests.samplers import SAMPLERS
 
 RULES = read_rules()
@@ -9,7 +21,7 @@ FEATURES = landed_features()
 
 
 def test_the_page_has_numbered_rules_of_known_features() -> None:
-    assert len(RULES) >= 40
+    assert len(RULES) == lines_with_rules() >= 40
     numbers = [rule.number for rule in RULES]
     assert len(set(numbers)) == len(numbers)
     assert {rule.since for rule in RULES} <= FEATURES.keys()
@@ -17,16 +29,47 @@ def test_the_page_has_numbered_rules_of_known_features() -> None:
 
 
 def test_every_rule_has_a_test_or_a_reason_for_every_sampler() -> None:
-    cells = table(RULES, TESTS)
-    blanks = [
-        f"{rule.number} ({kind}): {rule.text}"
-        for rule in RULES
-        for kind in SAMPLERS
-        if FEATURES[rule.since]
-        and not cells[rule.number, kind]
-        and (rule.number, kind) not in NOT_TESTED
-    ]
-    assert not blanks, "rules without a test:\n" + "\n".join(blanks)
+    missing = blanks(RULES, TESTS, FEATURES)
+    assert not missing, "rules without a test:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("- **S1.99** `core` Something new.\n", id="a new rule"),
+        pytest.param("- **S1.99** `core` Something\n  on two lines.\n", id="a rule on two lines"),
+    ],
+)
+def test_a_rule_that_nobody_tests_is_found_for_every_sampler(line: str) -> None:
+    rules = read_rules(PAGE.read_text() + "\n" + line)
+    found = blanks(rules, TESTS, FEATURES)
+    assert [each.split(": ")[0] for each in found] == [f"S1.99 ({kind})" for kind in SAMPLERS]
+
+
+def test_a_test_for_one_sampler_leaves_the_others_blank() -> None:
+    (rule,) = read_rules("- **S1.99** `core` Something new.\n")
+    test = RuleTest("test_x", (rule.number,), ("torch",), is_shared=False)
+    assert not [each for each in blanks([rule], [test], FEATURES) if "(torch)" in each]
+    assert len(blanks([rule], [test], FEATURES)) == len(SAMPLERS) - 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("- **S1.99** core Something.\n", id="a feature without its marks"),
+        pytest.param("- **S1.99**: `core` Something.\n", id="a colon"),
+        pytest.param("- **S1** `core` Something.\n", id="half a number"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_noticed(line: str) -> None:
+    page = PAGE.read_text() + "\n" + line
+    assert lines_with_rules(page) == len(read_rules(page)) + 1
+
+
+def test_a_test_that_is_given_no_sampler_says_what_of_all_samplers_it_tests() -> None:
+    shared = [test.name.rpartition("::")[2] for test in TESTS if test.is_shared]
+    assert sorted(shared) == sorted(SHARED)
+    assert all(reason.strip() for reason in SHARED.values())
 
 
 def test_tests_name_rules_and_samplers_that_exist() -> None:

@@ -166,7 +166,7 @@ def test_without_a_seed_nothing_repeats(sampler: SamplerBase, own_sampler: Sampl
     assert len({tuple(tokens) for tokens in drawn}) == 15
 
 
-@pytest.mark.rule("S6.5")
+@pytest.mark.rule("S6.5", only=("engine-torch",))
 def test_fresh_processes_seed_themselves() -> None:
     program = "from sampler_server.engines.torch.noise import private_seed; print(private_seed(1))"
     started = [

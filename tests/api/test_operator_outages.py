@@ -16,7 +16,7 @@ from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
 from tests.proxy import wait_until
 
-from sampler_operator.errors import NamespaceGoing
+from sampler_operator.errors import NamespaceGoing, Refused
 from sampler_operator.kube.api import KubeApi
 from sampler_operator.kube.cluster import KubeCluster
 from sampler_operator.kube.recorder import EventRecorder
@@ -176,6 +176,47 @@ def test_an_api_server_that_hangs_delays_and_breaks_nothing(
     for fleet in fleets:
         assert_rolled_out_once(fleet)
     assert [child_uids(fleet) for fleet in fleets] == before
+
+
+async def test_what_is_invalid_is_told_from_what_a_quota_refuses(
+    api_server: ApiServer, namespace: str
+) -> None:
+    client, none = api_server.client, {"count/deployments.apps": "0"}
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    client.post(quotas, {"metadata": {"name": "none"}, "spec": {"hard": none}})
+    wait_until(
+        lambda: client.get(f"{quotas}/none").get("status", {}).get("hard") == none,
+        "the quota holds",
+        30,
+        0.2,
+    )
+    api = await KubeApi.connect(str(api_server.kubeconfig("quota", ("system:masters",))))
+    metrics = OperatorMetrics(CollectorRegistry())
+    recorder = EventRecorder(api, lambda: datetime.now(UTC), metrics, lambda: False)
+    cluster = KubeCluster(api, recorder, lambda kind: None, lambda: None)
+    labels = {"app": "a"}
+    deployment: Object = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "fleet", "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "server", "image": "a"}]},
+            },
+        },
+    }
+    try:
+        with pytest.raises(Refused, match=r"Deployment fleet: .*exceeded quota") as refusal:
+            await cluster.apply(deployment, force=False)
+        assert refusal.value.field == "403"
+        deployment["spec"]["template"]["spec"]["containers"] = [{"name": "server"}]
+        with pytest.raises(Refused, match=r"Deployment fleet: .*image") as refusal:
+            await cluster.apply(deployment, force=False)
+        assert refusal.value.field == "422"
+    finally:
+        await api.close()
 
 
 async def test_a_namespace_that_is_being_deleted_is_told_from_other_refusals(

@@ -47,7 +47,8 @@ SURGE = {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}
 QUOTA = 'pods "fleet-1" is forbidden: exceeded quota: gpus'
 BAD_TEMPLATE = Refused(
     'Deployment fleet: Deployment.apps "fleet" is invalid:'
-    " spec.template.spec.containers[0].image: Required value"
+    " spec.template.spec.containers[0].image: Required value",
+    "422",
 )
 RBAC = Denied(
     'networkpolicies.networking.k8s.io "fleet" is forbidden: User "system:serviceaccount:ops:op"'
@@ -422,6 +423,33 @@ CASES = [
         {"Accepted": "-ChildRefused"},
         {"Accepted": "spec.ingress[0]"},
         {"failures": (Refused("NetworkPolicy fleet: spec.ingress[0]: Invalid value"),)},
+    ),
+    Case(
+        "a quota on Deployments refuses no pod template",
+        TWO,
+        None,
+        (),
+        {"Accepted": "-ChildRefused", "Ready": "-ChildRefused", "Stalled": "+ChildRefused"},
+        {"Accepted": "exceeded quota"},
+        {"failures": (Refused("Deployment fleet: exceeded quota: deployments", "403"),)},
+    ),
+    Case(
+        "a webhook that refuses the Deployment is no judge of its pod template",
+        TWO,
+        None,
+        (),
+        {"Accepted": "-ChildRefused"},
+        {"Accepted": "spec.template needs an owner"},
+        {"failures": (Refused("Deployment fleet: spec.template needs an owner", "403"),)},
+    ),
+    Case(
+        "a pod template that is not even read is invalid",
+        TWO,
+        None,
+        (),
+        {"Accepted": "-InvalidPodTemplate"},
+        {},
+        {"failures": (Refused('Deployment fleet: unknown field "spec.template.x"', "400"),)},
     ),
     Case(
         "of several refusals the pod template's is told",

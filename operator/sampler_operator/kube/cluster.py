@@ -57,7 +57,7 @@ class KubeCluster:
                 return await self._patch_child(manifest, force)
             except Refused as error:
                 if error.field != _CONFLICT:
-                    raise type(error)(f"{ref}: {error.message}") from None
+                    raise type(error)(f"{ref}: {error.message}", error.field) from None
                 # It may be this fleet's, and have lost the label by which it is watched.
                 if force or not await self._is_ours(manifest):
                     raise Unavailable(error.message) from None

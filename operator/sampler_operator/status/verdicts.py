@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 
 from ..claims import shared_claims, unshareable
 from ..errors import ClusterError, Denied, Missing, Refused
@@ -98,6 +98,11 @@ def _order(failure: ClusterError) -> tuple[bool, str]:
     return _reason(failure) != Reason.INVALID_POD_TEMPLATE, failure.message
 
 
+_INVALID: Final = frozenset({"400", "422", "500"})
+"""HTTP statuses of a manifest that is wrong in itself (500 where a patch does not fit the schema);
+what a quota or a webhook refuses may be as it should."""
+
+
 def _reason(failure: ClusterError) -> Reason:
     match failure:
         case Denied():
@@ -106,10 +111,14 @@ def _reason(failure: ClusterError) -> Reason:
             return Reason.MISSING_KIND
         case Refused(field="metadata.name"):
             return Reason.NAME_TAKEN
-        case _ if failure.message.startswith("Deployment ") or "spec.template" in failure.message:
+        case Refused(field=code) if code in _INVALID and _is_of_pods(failure):
             return Reason.INVALID_POD_TEMPLATE
         case _:
             return Reason.CHILD_REFUSED
+
+
+def _is_of_pods(failure: ClusterError) -> bool:
+    return failure.message.startswith("Deployment ")
 
 
 def ready(facts: Facts) -> Condition:

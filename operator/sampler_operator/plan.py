@@ -1,7 +1,8 @@
 """From a SamplerDeployment and what is there to what has to be written. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from sampler_api.fleet import AdaptersConfig
 
@@ -26,14 +27,37 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Children to apply, children to delete, and one sentence for each decision."""
+    """Children to apply, children to delete, and of each child why, a sentence for each
+    decision."""
 
     template: Template
     applies: tuple[Manifest, ...] = ()
     deletes: tuple[names.Ref, ...] = ()
-    details: tuple[str, ...] = ()
+    why: Mapping[names.Ref, tuple[str, ...]] = field(default_factory=dict)
     is_new_template: bool = False
     """The Deployment has another pod template, or does not exist."""
+
+    @property
+    def writes(self) -> dict[names.Ref, str]:
+        """What is to be written, applies first, with the digest of the manifest; a deletion has
+        none."""
+        applied = {ref_of(manifest): digest_of(manifest) for manifest in self.applies}
+        return applied | dict.fromkeys(self.deletes, "")
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Why, a sentence for each decision."""
+        return self.why_of(self.writes)
+
+    def why_of(self, refs: Iterable[names.Ref]) -> tuple[str, ...]:
+        """The sentences about these children."""
+        return tuple(sentence for ref in refs for sentence in self.why[ref])
+
+    def without(self, refs: Container[names.Ref]) -> Self:
+        """What is to be written beside these."""
+        applies = tuple(each for each in self.applies if ref_of(each) not in refs)
+        deletes = tuple(ref for ref in self.deletes if ref not in refs)
+        return replace(self, applies=applies, deletes=deletes)
 
 
 def desired(
@@ -67,27 +91,30 @@ def planned(
         settings.images[sd.spec.engine.kind],
         settings.layouts,
     )
-    applies, details, wanted = [], [], set()
+    applies: list[Manifest] = []
+    why: dict[names.Ref, tuple[str, ...]] = {}
+    wanted = set()
     for manifest in desired(sd, template, adapters, settings):
         ref = ref_of(manifest)
         wanted.add(ref)
         there = own.get(ref)
         if there is None:
-            details.append(f"create {ref}: it does not exist")
+            why[ref] = (f"create {ref}: it does not exist",)
         elif not _is_as_wanted(there, manifest):
-            details.append(f"apply {ref}: it differs from what the spec says")
+            why[ref] = (f"apply {ref}: it differs from what the spec says",)
             if there is present:
-                details += _moves(_annotations(present), template, settings.layouts)
+                moves = _moves(_annotations(present), template, settings.layouts)
+                why[ref] += tuple(moves)
         else:
             continue
         applies.append(manifest)
     deletes = [ref for ref in own if ref not in wanted]
-    details += [f"delete {ref}: the spec does not want it" for ref in deletes]
+    why |= {ref: (f"delete {ref}: the spec does not want it",) for ref in deletes}
     return Plan(
         template,
         tuple(applies),
         tuple(deletes),
-        tuple(details),
+        why,
         is_new_template=_annotations(present).get(names.TEMPLATE_DIGEST) != template.digest,
     )
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from sampler_api.fleet import AdaptersConfig
@@ -21,7 +21,7 @@ from .objects import Manifest, ref_of
 from .observed import Observed, PodView
 from .plan import BuildSettings, Plan, planned
 from .ports import Cluster, Event, View
-from .refusals import Refusals
+from .refusals import Attempt, Refusals
 from .remakes import Remakes
 from .reporter import Reporter
 from .reports import Report, has_unasked
@@ -116,8 +116,10 @@ class Reconciler:
                 return await self._tell(key, observed, held, ())
             self._warn_of_unknown(key, observed, unknown)
 
+        plan, refused = self._untried(key, plan)
         plan, later = self._due(key, observed, plan)
-        failures = await self._act(key, observed, plan)
+        attempts = await self._act(key, observed, plan)
+        failures = *refused.values(), *(each.error for each in attempts.values() if each.error)
         if any(isinstance(failure, NamespaceGoing) for failure in failures):
             log.info("%s: its namespace is being deleted", key)
             self._going[key] = observed.sd["metadata"]["uid"]
@@ -141,14 +143,14 @@ class Reconciler:
         if config.declared and has_unasked(observed.pods, reports):
             # The first reports bring the next pass.
             made = with_former_adapters(observed.sd.get("status") or {}, made)
-        told = await self._tell(key, observed, made, plan.details)
+        done = plan.why_of(ref for ref, attempt in attempts.items() if attempt.error is None)
+        told = await self._tell(key, observed, made, done)
         for failure in failures:
             if failure.retryable:
                 raise failure
-        generation = sd.metadata.generation
         looks = [seconds_until_stuck(pod, now) for pod in observed.pods]
         looks += [told.look_after, gathered.look_after, later]
-        looks += [self._refusals.wait(key, generation, failures, self._monotonic())]
+        looks += [self._refusals.wait(key, self._monotonic())]
         look_after = min((look for look in looks if look is not None), default=None)
         return _Outcome(has_written or told.has_written, look_after)
 
@@ -163,6 +165,11 @@ class Reconciler:
             log.warning("%s: %s", key, said)
             self._cluster.emit(observed.sd, Event("Warning", "UnknownField", said))
 
+    def _untried(self, key: Key, plan: Plan) -> tuple[Plan, Mapping[names.Ref, ClusterError]]:
+        """``plan`` without what was refused and is not to be tried again yet, and those errors."""
+        held = self._refusals.held(key, plan.writes, self._monotonic())
+        return plan.without(held), held
+
     def _due(self, key: Key, observed: Observed, plan: Plan) -> tuple[Plan, float | None]:
         """``plan`` without the children that are to wait, and the seconds until the first of them
         may be made."""
@@ -172,11 +179,8 @@ class Reconciler:
             for ref in map(ref_of, plan.applies)
             if ref not in observed.children
         }
-        later = [wait for wait in waits.values() if wait > 0]
-        if not later:
-            return plan, None
-        applies = tuple(each for each in plan.applies if waits.get(ref_of(each), 0) == 0)
-        return replace(plan, applies=applies), min(later)
+        later = {ref: wait for ref, wait in waits.items() if wait > 0}
+        return plan.without(later), min(later.values(), default=None)
 
     def _forget(self, key: Key) -> None:
         self._remakes.forget(key)
@@ -190,7 +194,7 @@ class Reconciler:
 
     # -- act ---------------------------------------------------------------------------------------
 
-    async def _act(self, key: Key, observed: Observed, plan: Plan) -> tuple[ClusterError, ...]:
+    async def _act(self, key: Key, observed: Observed, plan: Plan) -> dict[names.Ref, Attempt]:
         if plan.details:
             log.info("%s: %s", key, "; ".join(plan.details))
         results = await asyncio.gather(
@@ -200,7 +204,12 @@ class Reconciler:
             ),
             *(self._delete(key, ref) for ref in plan.deletes),
         )
-        return tuple(error for error in results if error is not None)
+        attempts = {
+            ref: Attempt(digest, error)
+            for (ref, digest), error in zip(plan.writes.items(), results, strict=True)
+        }
+        self._refusals.tried(key, attempts, self._monotonic())
+        return attempts
 
     async def _apply(self, key: Key, manifest: Manifest, exists: bool) -> ClusterError | None:
         try:

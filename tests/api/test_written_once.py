@@ -46,7 +46,7 @@ class Fleet:
         config = adapters_config(sd, (), {}, AdaptersConfig())
         made = planned(sd, Observed(given, self._children), config, SETTINGS)
         applies = tuple(m for m in made.applies if m["kind"] != "PodMonitor")
-        return Plan(made.template, applies, made.deletes, made.details)
+        return Plan(made.template, applies, made.deletes, made.why)
 
     def write(self, given: Manifest) -> None:
         """One pass."""

@@ -466,13 +466,65 @@ async def test_a_refused_child_is_tried_ever_more_seldom(
         waits.append(wait)
         operator.clock.now += timedelta(seconds=wait)
     assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
-    # What happens meanwhile is no attempt that was due.
-    await operator.act()
-    operator.clock.now += timedelta(seconds=100)
-    cluster.put_pod(replica_pod(is_ready=False))
-    assert await operator.act() == 200.0
+
+
+async def test_a_refused_child_is_tried_once_whatever_else_happens(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator, tried = start(), []
+
+    def fault(write: str) -> None:
+        if write == "apply Deployment fleet":
+            tried.append(operator.clock.monotonic())
+            raise Refused("Deployment fleet: exceeded quota", "403")
+
+    cluster.fault = fault
+    assert await operator.act() == 10.0
+    for number in range(50):
+        operator.clock.now += timedelta(seconds=0.1)
+        cluster.put_pod(replica_pod(life=f"c{number}", is_ready=False))
+        await operator.act()
+    assert tried == [0.0]
+    assert conditions(cluster)["Accepted"] == ("False", "ChildRefused")
+    # Another manifest is tried at once, and waits for itself.
     cluster.put_sd(fleet({"replicas": 2}, generation=2))
     assert await operator.act() == 10.0
+    assert tried == [0.0, 5.0]
+    # One that is not wanted at another generation is not tried for it.
+    cluster.put_sd(fleet({"replicas": 2, "disruptionBudget": {"enabled": False}}, generation=3))
+    assert await operator.written() == [f"delete {BUDGET}", "status"]
+    assert tried == [0.0, 5.0]
+    operator.clock.now += timedelta(seconds=10)
+    assert await operator.act() == 20.0
+    assert tried == [0.0, 5.0, 15.0]
+
+
+async def test_only_what_was_written_is_told_as_applied(cluster: FakeCluster, start: Start) -> None:
+    operator = start()
+    cluster.fault = fails("apply Service fleet", Unavailable("overloaded"))
+    with pytest.raises(Unavailable):
+        await operator.act()
+    [applied] = [event for event in cluster.events if event.reason == "Applied"]
+    assert "create Deployment fleet: it does not exist" in applied.message
+    assert "Service fleet:" not in applied.message
+    cluster.fault = lambda write: None
+    operator.clock.now += timedelta(seconds=1)
+    await operator.act()
+    assert [e.message for e in cluster.events if e.reason == "Applied"][1:] == [
+        "create Service fleet: it does not exist"
+    ]
+
+
+async def test_a_child_that_is_to_wait_is_not_told_as_applied(
+    cluster: FakeCluster, start: Start
+) -> None:
+    operator = start()
+    await operator.act()
+    for _ in range(2):
+        cluster.remove(ADAPTERS)
+        await operator.act()
+    applied = [event.message for event in cluster.events if event.reason == "Applied"]
+    assert applied[1:] == ["create ConfigMap fleet-adapters: it does not exist"]
 
 
 async def test_once_less_is_refused_the_wait_begins_anew(
@@ -594,7 +646,7 @@ async def test_before_replicas_are_asked_all_else_is_told(
     assert held == [{"name": "one", "digest": DIGEST, "replicas": 1}]
 
     cluster.put_sd(fleet({**WITH_ADAPTER, "image": "acme/bad:1"}, generation=2))
-    cluster.fault = fails("apply Deployment fleet", Refused("Deployment fleet: spec.template: no"))
+    cluster.fault = fails("apply Deployment fleet", Refused("Deployment fleet: no", "422"))
     await start().act()
     assert conditions(cluster)["Accepted"] == ("False", "InvalidPodTemplate")
     assert conditions(cluster)["AdaptersReady"] == ("True", "AdaptersHeld")

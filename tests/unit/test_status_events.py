@@ -112,9 +112,9 @@ CASES = [
     pytest.param(
         QUIET,
         {**QUIET, "Accepted": "-Forbidden", "Stalled": "+Forbidden"},
-        ["apply NetworkPolicy fleet: it differs from what the spec says"],
-        ["Warning Forbidden"],
-        id="what was refused was not applied",
+        ["apply Service fleet: it differs from what the spec says"],
+        ["Normal Applied", "Warning Forbidden"],
+        id="what was written beside what was refused is told",
     ),
     pytest.param(
         QUIET,

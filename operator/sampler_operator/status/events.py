@@ -47,11 +47,12 @@ _SILENT: Final = frozenset({Reason.NONE_DECLARED, Reason.NO_FAULT, Reason.NO_REP
 def events(
     old: Mapping[str, Any], new: Mapping[str, Any], details: Sequence[str]
 ) -> tuple[Event, ...]:
-    """What to record when the status ``new`` follows ``old``. ``details`` are the decisions of the
-    pass, a sentence each. A fault that several conditions give as their reason is told once."""
+    """What to record when the status ``new`` follows ``old``. ``details`` say what
+    has been written, a sentence each. A fault that several conditions give as their reason is told
+    once."""
     before, after = read(old), read(new)
     found: dict[str, Event] = {}
-    if details and after.get(ConditionType.ACCEPTED, {}).get("status") == "True":
+    if details:
         found["Applied"] = Event("Normal", "Applied", "; ".join(details)[:_LONGEST])
     for event in _transitions(before, after):
         found.setdefault(event.reason, event)

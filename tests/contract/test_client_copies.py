@@ -1,11 +1,14 @@
 """A fleet sampler that is copied to other processes, and what a call shows while it runs."""
 
+import asyncio
 import multiprocessing
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.raw_adapters import write_adapter
 from tests.servers import Server
 
 from sampler_client import RemoteSampler, SamplingParams
@@ -44,6 +47,39 @@ def test_a_pickled_sampler_connects_anew_and_gives_the_same(server: Server) -> N
         (response,) = copy.sample({"messages": [{"role": "user", "content": "four"}]}, PARAMS)
         assert response.prompt_token_ids == [4]
         assert response.sequences[0].decoded == " ".join(map(str, response.sequences[0].tokens))
+
+
+def test_a_pickled_sampler_keeps_the_adapters_that_were_bound(tmp_path: Path) -> None:
+    first, second = (write_adapter(tmp_path / name, seed) for seed, name in enumerate("ab", 1))
+    with Server("--adapter-root", str(tmp_path)) as server, RemoteSampler(server.url) as sampler:
+        bound = {
+            name: sampler.add_adapter_to_model(name, path)
+            for name, path in (("one", first), ("two", second))
+        }
+        expected = {name: sampler.sample(INPUTS, PARAMS, name).sequences for name in bound}
+        base = tokens_of(sampler)
+        with pickle.loads(pickle.dumps(sampler)) as copy:
+            for name, revision in bound.items():
+                found = copy.sample(INPUTS, PARAMS, name).sequences
+                assert [s.tokens for s in found] == [s.tokens for s in expected[name]] != base
+                assert {s.revision.adapter for s in found if s.revision} == {revision.digest}
+            assert tokens_of(copy) == base
+            # A generation goes on from where the original was.
+            assert copy.add_adapter_to_model("one", second).generation > bound["one"].generation
+        assert [s.tokens for s in sampler.sample(INPUTS, PARAMS, "one").sequences] == [
+            s.tokens for s in expected["one"]
+        ]
+
+
+async def test_a_call_that_waits_may_be_made_inside_a_running_loop(server: Server) -> None:
+    with RemoteSampler(server.url) as sampler:
+        # Blocks the loop of this test, as it would a notebook's cell, and comes back.
+        inside = tokens_of(sampler)
+        responses = await sampler.asample(INPUTS, PARAMS)
+        assert [s.tokens for s in responses.sequences] == inside
+        beside = await asyncio.to_thread(tokens_of, sampler)
+    assert beside == inside
+    assert all(len(tokens) == 8 for tokens in inside)
 
 
 def _sample(sampler: RemoteSampler, answers: Any) -> None:

@@ -4,6 +4,8 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sampler_operator import names
+
 __all__ = ["EVERYTHING", "INVALID", "MINIMAL", "VALID", "InvalidSpecCase", "changed", "manifest"]
 
 Spec = dict[str, Any]
@@ -235,6 +237,15 @@ VALID: Final[dict[str, Spec]] = {
     "mount paths that only begin alike": changed(
         MINIMAL, {"lora": {"volumes": [VOLUME, VOLUME | {"name": "b", "mountPath": "/adapters2"}]}}
     ),
+    "names of directories may have dots": changed(
+        MINIMAL,
+        {
+            "lora": {
+                "volumes": [VOLUME | {"mountPath": "/tmp/..a/.b./c.."}],
+                "adapters": [adapter("a", "/tmp/..a/.b./c../...")],
+            }
+        },
+    ),
     "recreating needs no pod to spare": changed(
         MINIMAL, {"rollout": {"strategy": "Recreate", "maxSurge": 0, "maxUnavailable": "0%"}}
     ),
@@ -272,9 +283,16 @@ def _volume(**change: Any) -> Spec:
     return {"lora": {"volumes": [changed(VOLUME, change)]}}
 
 
+def own_directories() -> list[str]:
+    """All that the operator has a name for."""
+    return sorted(path for name, path in vars(names).items() if name.endswith("_DIR"))
+
+
 _Case = InvalidSpecCase
+_VLLM: Final[Spec] = {"engine": {"torch": GONE, "vllm": {}}}
 _ONE_ENGINE = "exactly one of vllm, torch and sim must be given"
 _ONE_SOURCE = "exactly one of persistentVolumeClaim, nfs, csi, hostPath and emptyDir"
+_CLEAN = "must be a path without //, /./ and /../"
 _NO_DEVICES = "devices are counted in gpu.count"
 _NOT_BOTH_ZERO = "maxSurge and maxUnavailable must not both be 0"
 _UNIQUE = ""  # the API server has words of its own for the keys of lists
@@ -322,6 +340,12 @@ INVALID: Final = (
         {"model": {"uri": "file://models/a"}},
         "spec.model.uri",
         "a file:// model is an absolute path",
+    ),
+    _Case(
+        "a model of a claim names the claim",
+        {"model": {"uri": "pvc:///models/a"}},
+        "spec.model.uri",
+        "the claim's name is missing",
     ),
     _Case(
         "torch serves no sim model",
@@ -389,14 +413,26 @@ INVALID: Final = (
     _Case("replicas are not true", {"replicas": True}, "spec.replicas"),
     _Case("a model is on a GPU at least", {"tensorParallelSize": 0}, "spec.tensorParallelSize"),
     _Case(
+        "torch has no model on several GPUs yet",
+        {"tensorParallelSize": 2},
+        "spec.tensorParallelSize",
+        "engine.torch serves tensorParallelSize 1 so far; use engine.vllm",
+    ),
+    _Case(
+        "also on CPUs torch serves a model whole",
+        {"tensorParallelSize": 2, "gpu": {"count": 0}},
+        "spec.tensorParallelSize",
+        "engine.torch serves tensorParallelSize 1 so far; use engine.vllm",
+    ),
+    _Case(
         "several engines share one GPU, not two",
-        {"tensorParallelSize": 2, "enginesPerGPU": 2},
+        {**_VLLM, "tensorParallelSize": 2, "enginesPerGPU": 2},
         "spec.enginesPerGPU",
         "tensorParallelSize must be 1",
     ),
     _Case(
         "a pod has the GPUs of its model, not fewer",
-        {"tensorParallelSize": 2, "gpu": {"count": 1}},
+        {**_VLLM, "tensorParallelSize": 2, "gpu": {"count": 1}},
         "spec.gpu.count",
         "must be 0 (run on CPUs) or equal tensorParallelSize",
     ),
@@ -487,6 +523,21 @@ INVALID: Final = (
         _lora(adapters=[adapter("a", "a")]),
         "spec.lora.adapters[0].path",
     ),
+    *(
+        _Case(
+            f"an adapter's path leads where it reads, unlike {path}",
+            _lora(adapters=[adapter("a", path)]),
+            "spec.lora.adapters[0].path",
+            _CLEAN,
+        )
+        for path in (
+            "/adapters/../etc",
+            "/adapters/a/..",
+            "/adapters/./a",
+            "/adapters/.",
+            "/adapters//a",
+        )
+    ),
     _Case(
         "an adapter's digest is whole",
         _lora(adapters=[adapter("a", digest="sha256:00")]),
@@ -529,6 +580,24 @@ INVALID: Final = (
         "a mount path has no slash at its end",
         _volume(mountPath="/adapters/"),
         "spec.lora.volumes[0].mountPath",
+    ),
+    *(
+        _Case(
+            f"a mount path leads where it reads, unlike {path}",
+            {"lora": {"volumes": [VOLUME, VOLUME | {"name": "b", "mountPath": path}]}},
+            "spec.lora.volumes[1].mountPath",
+            _CLEAN,
+        )
+        for path in ("/b/../adapters", "//adapters", "/b//c", "/./adapters", "/b/..")
+    ),
+    *(
+        _Case(
+            f"a volume is not mounted over the server's own {path}",
+            _volume(mountPath=path),
+            "spec.lora.volumes[0].mountPath",
+            "the server has a directory of its own there",
+        )
+        for path in ("/tmp", "/dev/shm", *own_directories())
     ),
     _Case(
         "a directory of a node is absolute",

@@ -247,7 +247,7 @@ EFFECTS: Final[tuple[SpecEffect, ...]] = (
     _row("engine.orphanSeconds", TORCH, 5),
     # Size
     _row("replicas", TORCH, 3, Effect.SCALES),
-    _row("tensorParallelSize", TORCH, 2),
+    _row("tensorParallelSize", VLLM, 2),
     _row("enginesPerGPU", TORCH, 2, children=(SERVICE,)),
     # Adapters
     _row("lora.maxRank", LORA, 64),

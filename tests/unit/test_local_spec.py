@@ -59,6 +59,14 @@ def test_adapters_of_a_claim_are_where_its_directory_is() -> None:
     ]
 
 
+def test_directories_may_be_given_by_any_path() -> None:
+    lora = {"volumes": [{"name": "v", "mountPath": "/adapters", **CLAIM}]}
+    [volume] = spec_of(torch(lora=lora), Places({"loras": "/data/../lo//ras/./"}))["lora"][
+        "volumes"
+    ]
+    assert volume["mountPath"] == "/lo/ras"
+
+
 @pytest.mark.parametrize(
     ("model", "places", "uri"),
     [

@@ -109,7 +109,7 @@ EDITS: dict[str, tuple[dict[str, Any], str]] = {
         f"spec.paused: must be true or false, not '{'x' * 55}…'",
     ),
     "a rule is told at its field": (
-        {"tensorParallelSize": 2, "gpu": {"count": 1}},
+        {"engine": {"torch": None, "vllm": {}}, "tensorParallelSize": 2, "gpu": {"count": 1}},
         "spec.gpu.count: must be 0 (run on CPUs) or equal tensorParallelSize; leave it out",
     ),
     "a rule about an object is told at the object": (

@@ -5,6 +5,7 @@ list of declared adapters speak of are all real.
 """
 
 from collections.abc import Mapping
+from posixpath import normpath
 from typing import Any, Final
 
 from ..errors import InvalidSpec
@@ -111,7 +112,7 @@ def _lora(sd: SamplerDeployment, given: Mapping[str, Any], places: Places) -> Ma
             directory = places.volume(volume.persistent_volume_claim.claim_name, where)
         else:
             directory = places.volume(volume.name, where)
-        directory = "/".join(filter(None, (directory.rstrip("/"), volume.sub_path)))
+        directory = normpath("/".join(filter(None, (directory, volume.sub_path))))
         moved[volume.mount_path] = directory
         entry: Manifest = {
             "name": volume.name,

@@ -19,6 +19,7 @@ __all__ = [
     "Quantity",
     "Rule",
     "SpecModel",
+    "clean_path",
     "has_unique_names",
 ]
 
@@ -75,6 +76,27 @@ def has_unique_names(parts: Iterable[Any]) -> bool:
     """Whether no two of ``parts`` have one name: what list type map means to the API server."""
     names = [part.name for part in parts]
     return len(set(names)) == len(names)
+
+
+_CLEAN: Final = "^(/[^/]+)+/?$"
+_DOTS: Final = "/[.][.]?(/|$)"
+
+
+def clean_path(field: str) -> Rule:
+    """The rule that the path ``field`` (a name of YAML, in one word or camelCase) leads where it
+    reads: it is compared with others by its words."""
+    name = re.sub("(?=[A-Z])", "_", field).lower()
+
+    def holds(part: Any) -> bool:
+        path = getattr(part, name)
+        return re.search(_CLEAN, path) is not None and re.search(_DOTS, path) is None
+
+    return Rule(
+        cel=f"self.{field}.matches('{_CLEAN}') && !self.{field}.matches('{_DOTS}')",
+        message="must be a path without //, /./ and /../; write where it leads",
+        holds=holds,
+        field=field,
+    )
 
 
 class BrokenRules(ValueError):

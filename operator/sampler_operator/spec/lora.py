@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from .base import Quantity, Rule, SpecModel, has_unique_names
+from .base import Quantity, Rule, SpecModel, clean_path, has_unique_names
 from .volumes import LoraVolume
 
 __all__ = ["AdapterSpec", "LoraSpec"]
@@ -19,6 +19,8 @@ class AdapterSpec(SpecModel):
     """Directory with adapter_config.json and adapter_model.safetensors, below a volume."""
     digest: str | None = Field(default=None, pattern="^sha256:[0-9a-f]{64}$", max_length=71)
     """Digest that the adapter must have; if left out, what is found when a replica loads it."""
+
+    rules = (clean_path("path"),)
 
 
 def _are_disjoint(volumes: tuple[LoraVolume, ...]) -> bool:

@@ -59,6 +59,12 @@ class ModelSpec(SpecModel):
             field="uri",
         ),
         Rule(
+            cel="!self.uri.startsWith('pvc:///')",
+            message="a pvc:// model is pvc://claim/path; the claim's name is missing",
+            holds=lambda model: not model.uri.startswith("pvc:///"),
+            field="uri",
+        ),
+        Rule(
             cel="!self.uri.startsWith('file://') || self.uri.startsWith('file:///')",
             message="a file:// model is an absolute path, file:///models/name",
             holds=lambda model: (

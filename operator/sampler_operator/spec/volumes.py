@@ -1,8 +1,11 @@
 """Where files come from: volumes of a pod, and references to Secrets."""
 
+from typing import ClassVar, Final
+
 from pydantic import Field
 
-from .base import JsonObject, Quantity, Rule, SpecModel
+from .. import names
+from .base import JsonObject, Quantity, Rule, SpecModel, clean_path
 
 __all__ = ["LoraVolume", "SecretKeyRef", "VolumeSource"]
 
@@ -85,7 +88,23 @@ class VolumeSource(SpecModel):
     empty_dir: EmptyDirSource | None = None
     """An empty directory per pod."""
 
-    rules = (_ONE_SOURCE,)
+    rules: ClassVar[tuple[Rule, ...]] = (_ONE_SOURCE,)
+
+
+_OWN: Final = (
+    "/dev/shm",
+    "/tmp",
+    names.ADAPTERS_DIR,
+    names.CACHE_DIR,
+    names.HOME_DIR,
+    names.LINK_DIR,
+    names.MODEL_DIR,
+    names.RUNTIME_CACHE_DIR,
+    names.STORE_DIR,
+    names.TLS_DIR,
+    names.TOKEN_DIR,
+)
+"""Where pods mount something, with some specs at least: no volume can be there too."""
 
 
 class LoraVolume(VolumeSource):
@@ -99,3 +118,14 @@ class LoraVolume(VolumeSource):
     """Directory of the volume that is mounted instead of its root."""
     read_only: bool = True
     """Servers only read adapters, so this is rarely false."""
+
+    rules = (
+        *VolumeSource.rules,
+        clean_path("mountPath"),
+        Rule(
+            cel=f"!(self.mountPath in {list(_OWN)})",
+            message="the server has a directory of its own there; choose another path",
+            holds=lambda volume: volume.mount_path not in _OWN,
+            field="mountPath",
+        ),
+    )

@@ -6,9 +6,10 @@ every byte that the server writes to the socket counts, handshake and heartbeats
 is the same at 10 tokens per second.
 
 ``decode_ns_per_token``: frames of 1,024 deltas of 32 tokens with logprobs to the final arrays of
-every sequence, in CPU time, the median of 25 turns. ``_lowest``: the fastest of them, which says
-what the code costs where nothing else uses the processor. ``_whole``: the same
-frames through the client's state machine to SampledSequences.
+every sequence, in CPU time, the median of 25 turns. The arrays are views of rows, as the client
+gives them: a C-contiguous copy of each is not in the figure. ``_lowest``: the fastest of the turns,
+which says what the code costs where nothing else uses the processor. ``_whole``: the same frames
+through the client's state machine to SampledSequences.
 
 Baseline: the same deltas as JSON lists in server-sent events, as OpenAI-compatible servers send
 them, decoded by msgspec; bytes without HTTP framing.

@@ -21,7 +21,8 @@ class LogprobRows(Sequence[LogprobRow]):
     """Rows over ``tokens`` i32 [T] and ``logprobs`` f32 [T], or over ``top_ids`` and
     ``top_logprobs`` [T, k].
 
-    In a top column an id of -1 marks a candidate that was masked out: the row is shorter.
+    In a top column an id of -1 marks a candidate that was masked out: the row is shorter. Columns
+    need not be C-contiguous; those of a sampler have the stride of a row (``results``).
     """
 
     __slots__ = ("_ids", "_values")

@@ -74,7 +74,11 @@ class SampledSequence:
 
     ``tokens`` contain the token that ended it; ``logprobs`` has one row per token when asked for,
     else ``None``. ``token_ids`` (i32 [T]) and ``logprobs.sampled`` (f32 [T]) are the same without
-    Python lists. ``error`` is set when ``stop_reason`` is ``error``.
+    Python lists: arrays of the caller's own, which may be written to. Where logprobs were asked for
+    they are views of one table of rows (token, logprobs), so neighbours lie a row apart, not an
+    item. numpy, torch and pickle take that as it is; for C-contiguous ones (a buffer, ``ctypes``,
+    a ``view`` of another size) take ``.copy()`` or ``np.ascontiguousarray``. ``error`` is set when
+    ``stop_reason`` is ``error``.
     """
 
     __slots__ = (

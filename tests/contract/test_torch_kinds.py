@@ -35,11 +35,11 @@ def tensors(values: Any) -> Iterator[Any]:
             yield from tensors(value)
 
 
-class Watch(TorchDispatchMode):  # type: ignore[misc]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators of all steps, and notes those that take or give a wrong kind."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[str] = Counter()
         self.wrong: set[tuple[str, str]] = set()
 

@@ -1,15 +1,19 @@
 """Results: lazy columns that behave like the lists they stand for, and sequences that travel."""
 
 import copy
+import json
 import pickle
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from sampler_api.columns import Chunks, row_type
 from sampler_api.errors import InvalidRequest
 from sampler_api.logprobs import LogprobRow, LogprobRows
 from sampler_api.results import Responses, SampledSequence, SampleResponse, Segment
@@ -213,3 +217,88 @@ def test_responses_travel() -> None:
     again = pickle.loads(pickle.dumps(responses()))
     assert isinstance(again, Responses)
     assert again == responses()
+
+
+def arrived(k: int, tokens: Sequence[int], seed: int = 0) -> SampledSequence:
+    """A sequence whose columns came over the wire, in two pieces; its arrays are views of rows."""
+    draw = np.random.default_rng(seed)
+    rows = np.zeros(len(tokens), row_type(k))
+    rows["token"] = tokens
+    if k == 1:
+        rows["logprob"] = -draw.random(len(tokens))
+    elif k > 1:
+        rows["top_ids"] = draw.integers(0, 100, (len(tokens), k))
+        rows["top_logprobs"] = -draw.random((len(tokens), k))
+    chunks = Chunks(k)
+    for part in (rows[:2], rows[2:]):
+        chunks.add(part.tobytes(), k)
+    ids, logprobs = chunks.arrays()
+    return SampledSequence("length", ids, logprobs)
+
+
+TOKENS = [5, 0, 2**31 - 1, 7, 9]
+each_k = pytest.mark.parametrize(
+    "k", [pytest.param(0, id="no logprobs"), pytest.param(1, id="one"), pytest.param(3, id="top 3")]
+)
+
+
+def columns_of(sequence: SampledSequence) -> list[NDArray[Any]]:
+    rows = sequence.logprobs
+    assert rows is None or isinstance(rows, LogprobRows)
+    return [sequence.token_ids, *([] if rows is None else [rows.ids, rows.values, rows.sampled])]
+
+
+@each_k
+def test_columns_that_arrived_lie_a_row_apart_and_read_as_their_contiguous_copies(k: int) -> None:
+    sequence = arrived(k, TOKENS)
+    assert sequence.token_ids.strides == (row_type(k).itemsize,)
+    assert sequence.tokens == sequence.token_ids.tolist() == TOKENS
+    for column in columns_of(sequence):
+        plain = np.ascontiguousarray(column)
+        assert column.flags.c_contiguous == (k == 0)
+        assert plain.flags.c_contiguous
+        assert column.copy().flags.c_contiguous
+        assert column.dtype == plain.dtype
+        assert np.array_equal(column, plain)
+        assert np.array_equal(np.concatenate([column, column]), np.concatenate([plain, plain]))
+        assert column[1:4].tolist() == plain[1:4].tolist()
+        assert column.tobytes() == plain.tobytes()
+        assert json.dumps(column.tolist()) == json.dumps(plain.tolist())
+        assert msgspec.json.encode(column.tolist()) == msgspec.json.encode(plain.tolist())
+
+
+@each_k
+def test_columns_that_arrived_may_be_written_to_and_touch_nothing_else(k: int) -> None:
+    sequence, other = arrived(k, TOKENS), arrived(k, TOKENS)
+    for column in columns_of(sequence):
+        assert column.flags.writeable
+    kept = [column.copy() for column in columns_of(sequence)]
+    sequence.token_ids += -3
+    assert sequence.token_ids.tolist() == [token - 3 for token in TOKENS]
+    if k > 1:
+        # With one candidate the rows have the tokens themselves for ids.
+        assert np.array_equal(columns_of(sequence)[1], kept[1])
+    for column, before in zip(columns_of(sequence)[2:], kept[2:], strict=True):
+        assert np.array_equal(column, before)
+    assert columns_of(other)[0].tolist() == TOKENS
+
+
+@each_k
+def test_a_sequence_that_arrived_is_the_same_after_pickling_and_copying(k: int) -> None:
+    sequence = arrived(k, TOKENS)
+    for made in (pickle.loads(pickle.dumps(sequence)), copy.deepcopy(sequence)):
+        assert made == sequence
+        assert len(columns_of(made)) == len(columns_of(sequence))
+        for column, before in zip(columns_of(made), columns_of(sequence), strict=True):
+            assert np.array_equal(column, before)
+            assert column.flags.writeable
+
+
+@each_k
+def test_a_view_in_another_type_needs_the_contiguous_copy(k: int) -> None:
+    ids: Any = arrived(k, TOKENS).token_ids
+    if k:
+        with pytest.raises(TypeError, match="contiguous"):
+            ids.data.cast("B")
+    for plain in (ids.copy(), np.ascontiguousarray(ids)):
+        assert plain.data.cast("B") == ids.tobytes()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import CollectorRegistry
 from tests.apiserver import ApiServer
-from tests.apiserver_client import Object
+from tests.apiserver_client import Object, RefusedError
 from tests.fleet_objects import child_uids
 from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
@@ -184,12 +184,6 @@ async def test_what_is_invalid_is_told_from_what_a_quota_refuses(
     client, none = api_server.client, {"count/deployments.apps": "0"}
     quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
     client.post(quotas, {"metadata": {"name": "none"}, "spec": {"hard": none}})
-    wait_until(
-        lambda: client.get(f"{quotas}/none").get("status", {}).get("hard") == none,
-        "the quota holds",
-        30,
-        0.2,
-    )
     api = await KubeApi.connect(str(api_server.kubeconfig("quota", ("system:masters",))))
     metrics = OperatorMetrics(CollectorRegistry())
     recorder = EventRecorder(api, lambda: datetime.now(UTC), metrics, lambda: False)
@@ -207,6 +201,16 @@ async def test_what_is_invalid_is_told_from_what_a_quota_refuses(
             },
         },
     }
+
+    def quota_holds() -> bool:
+        deployments = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+        try:
+            client.post(deployments, deployment, dryRun="All")
+        except RefusedError as error:
+            return error.code == 403
+        return False
+
+    wait_until(quota_holds, "the quota holds", 30, 0.2)
     try:
         with pytest.raises(Refused, match=r"Deployment fleet: .*exceeded quota") as refusal:
             await cluster.apply(deployment, force=False)

@@ -48,6 +48,8 @@ def test_apply_wait_scale_and_delete(fleet: LiveFleet) -> None:
     finally:
         waiting.join()
     assert done == ["samplerdeployment.sampler.dev/fleet condition met\n"]
+    is_ready = ("wait", "sd/fleet", "--for=condition=Ready", "--timeout=30s")
+    assert fleet.kubectl(*is_ready) == "samplerdeployment.sampler.dev/fleet condition met\n"
     assert fleet.kubectl("apply", "-f", "-", spec=spec).endswith("/fleet unchanged\n")
     # Of a fleet that is scaled, what to wait for is not true for a moment longer.
     fleet.kubectl("scale", "sd/fleet", "--replicas=3")

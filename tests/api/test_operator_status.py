@@ -14,7 +14,14 @@ import pytest
 from tests.apiserver import ApiServer
 from tests.apiserver_client import KubeClient, Object, RefusedError
 from tests.apiserver_namespaces import end_namespace, make_namespace
-from tests.apiserver_pods import fail_pod, make_pod_ready, make_pod_wait, pod_path, remove_pod
+from tests.apiserver_pods import (
+    fail_pod,
+    make_pod_ready,
+    make_pod_unready,
+    make_pod_wait,
+    pod_path,
+    remove_pod,
+)
 from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
 from tests.proxy import wait_until
@@ -203,6 +210,11 @@ AFFLICTIONS: Final[dict[str, Affliction]] = {
         "0 of 1 replicas ready; replica POD: image .* cannot be pulled: couldn't parse image name"
         ' "A B": invalid reference; correct spec.image',
         is_stalled=True,
+    ),
+    "its readiness probe fails": Affliction(
+        make_pod_unready,
+        "NotReady",
+        "0 of 1 replicas ready; replica POD: its readiness probe has not passed",
     ),
 }
 

@@ -6,15 +6,22 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.kube_objects import pod as pod_of_cluster
+from tests.kube_objects import waiting
 
-from sampler_operator.errors import InvalidSpec
+from sampler_operator.errors import InvalidSpec, OperatorError
 from sampler_operator.local.columns import age, row
 from sampler_operator.local.localized import localized
 from sampler_operator.local.news import news
 from sampler_operator.local.places import Places, pairs
 from sampler_operator.local.prepared import prepared
 from sampler_operator.local.state import FleetState, PodLine
+from sampler_operator.schema.defaults import with_defaults
+from sampler_operator.spec.parse import parse
+from sampler_operator.status import Reason
+from sampler_operator.status.containers import container_fault
 
+SIM = {"model": {"uri": "sim://m"}, "engine": {"sim": {}}}
 CLAIM = {"persistentVolumeClaim": {"claimName": "loras"}}
 
 
@@ -179,6 +186,23 @@ def test_directories_that_are_given_must_exist(tmp_path: Path) -> None:
         pairs([f"a={tmp_path}/none"], "--volume")
 
 
+def test_a_key_that_a_secret_lacks_is_told_as_on_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("value\n")
+    places = Places(secrets={"hub": str(tmp_path)})
+    assert places.secret_value("rl", "hub", "there") == "value"
+    with pytest.raises(OperatorError) as caught:
+        places.secret_value("rl", "hub", "access")
+    said = (
+        f"couldn't find key access in Secret rl/hub ({tmp_path}/access: No such file or directory)"
+    )
+    assert caught.value.message == said
+    stuck = pod_of_cluster("p", server=waiting("CreateContainerConfigError", said))
+    fault = container_fault(stuck, parse(yaml.safe_load(text(SIM))))
+    assert fault is not None
+    assert fault.reason == Reason.MISSING_CONFIG
+    assert "Secret hub has no key access" in fault.message
+
+
 def test_what_was_given_before_need_not_be_given_again() -> None:
     former = Places({"a": "/1", "b": "/2"}, {}, "/m")
     assert Places({"a": "/3"}).over(former) == Places({"a": "/3", "b": "/2"}, {}, "/m")
@@ -204,7 +228,7 @@ def state(*conditions: dict[str, Any], pods: tuple[PodLine, ...] = ()) -> FleetS
             "generation": 1,
             "creationTimestamp": "2026-01-01T00:00:00Z",
         },
-        "spec": {"model": {"uri": "sim://m"}},
+        "spec": with_defaults(yaml.safe_load(text(SIM)))["spec"],
         "status": {"conditions": list(conditions), "summary": "1/2"},
     }
     return FleetState("policy", 1, "r", sd, pods)
@@ -255,7 +279,7 @@ def test_the_columns_are_those_of_kubectl() -> None:
     assert cells["Model"] == "sim://m"
     assert cells["Reason"] == "Serving"
     assert cells["Age"] == "60m"
-    assert cells["TP"] == ""
+    assert cells["TP"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ list of declared adapters speak of are all real.
 
 from collections.abc import Mapping
 from posixpath import normpath
-from typing import Any, Final
+from typing import Any
 
 from ..errors import InvalidSpec
 from ..objects import Manifest
@@ -14,41 +14,7 @@ from ..spec import SamplerDeployment
 from ..spec.parse import parse
 from .places import Places
 
-__all__ = ["idle_fields", "localized"]
-
-_IDLE: Final = (
-    "affinity",
-    "disruptionBudget",
-    "gpu.resourceName",
-    "image",
-    "imagePullPolicy",
-    "imagePullSecrets",
-    "lora.storeSizeLimit",
-    "monitoring",
-    "networkPolicy",
-    "nodeSelector",
-    "podMetadata",
-    "podSecurityContext",
-    "priorityClassName",
-    "resources",
-    "runtimeClassName",
-    "schedulerName",
-    "serviceAccountName",
-    "shmSize",
-    "tolerations",
-    "topologySpreadConstraints",
-)
-
-
-def idle_fields(manifest: Manifest) -> tuple[str, ...]:
-    """Fields of the spec that mean nothing on one machine."""
-    return tuple(name for name in _IDLE if _is_given(manifest["spec"], name.split(".")))
-
-
-def _is_given(part: Any, path: list[str]) -> bool:
-    if not path:
-        return True
-    return isinstance(part, dict) and path[0] in part and _is_given(part[path[0]], path[1:])
+__all__ = ["localized"]
 
 
 def localized(manifest: Manifest, places: Places, devices: int) -> Manifest:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import InvalidSpec
+from ..errors import InvalidSpec, OperatorError
 
 __all__ = ["Places", "directory", "pairs"]
 
@@ -46,6 +46,16 @@ class Places(msgspec.Struct, frozen=True):
                 field,
             )
         return self.secrets[name]
+
+    def secret_value(self, namespace: str, name: str, key: str) -> str:
+        """What a Secret holds. Raises InvalidSpec where it is not mapped, and OperatorError, in the
+        words of the kubelet, where it lacks the key."""
+        file = Path(self.secret(name, "spec.env")) / key
+        try:
+            return file.read_text().rstrip("\n")
+        except OSError as error:
+            said = f"couldn't find key {key} in Secret {namespace}/{name}"
+            raise OperatorError(f"{said} ({file}: {error.strerror})") from None
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:

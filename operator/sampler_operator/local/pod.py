@@ -16,7 +16,6 @@ from sampler_api.fleet import LocalReplica
 from sampler_api.names import DATA_PORT_NAME, ENV_TERMINATION_LOG
 
 from .. import names
-from ..errors import OperatorError
 from ..objects import Manifest
 from ..observed import ConditionView, ContainerView, PodView
 from ..ports import Event
@@ -276,11 +275,7 @@ class Pod:
         return found
 
     def _secret_value(self, name: str, key: str) -> str:
-        file = Path(self._places.secret(name, "env")) / key
-        try:
-            return file.read_text().rstrip("\n")
-        except OSError as error:
-            raise OperatorError(f"Secret {name}, key {key}: {file}: {error.strerror}") from None
+        return self._places.secret_value(self.manifest["metadata"]["namespace"], name, key)
 
 
 def _waiting(view: ContainerView) -> ContainerView:

@@ -10,8 +10,10 @@ from .. import names
 from ..errors import InvalidSpec
 from ..objects import Manifest
 from ..pod import LAYOUTS, chosen_template
+from ..schema.defaults import with_defaults
 from ..spec.parse import parse
-from .localized import idle_fields, localized
+from .idle import idle_fields
+from .localized import localized
 from .places import Places
 from .volumes import check_volumes
 
@@ -23,7 +25,8 @@ LOCAL_IMAGE = "local"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A manifest for this machine, and a line for each thing of the file that does nothing here."""
+    """A manifest for this machine, with the defaults of the schema, and a line for each
+    thing of the file that does nothing here."""
 
     manifest: Manifest
     notes: tuple[str, ...] = ()
@@ -37,7 +40,7 @@ class Prepared:
 def prepared(text: str, places: Places, devices: int) -> Prepared:
     """Read and check. Raises InvalidSpec."""
     given, others = _documents(text)
-    manifest = localized(given, places, devices)
+    manifest = with_defaults(localized(given, places, devices))
     sd = parse(manifest)
     template = chosen_template(sd, {}, LOCAL_IMAGE, LAYOUTS)
     check_volumes(template.manifest["spec"], places)

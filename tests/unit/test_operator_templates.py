@@ -172,3 +172,49 @@ def test_a_layout_can_be_given_up_two_releases_later() -> None:
 def test_every_spec_with_every_field_can_be_built() -> None:
     template = built(EVERYTHING)
     assert template["spec"]["containers"][0]["image"] == EVERYTHING["image"]
+
+
+# One claim in two modes: a kubelet mounts it once for a pod, whichever it comes to first.
+
+LORA = {
+    "name": "shared",
+    "mountPath": "/adapters",
+    "persistentVolumeClaim": {"claimName": "shared"},
+}
+WRITABLE_CACHE = {
+    "model": {
+        "uri": "hf://a/b",
+        "cache": {"volume": {"persistentVolumeClaim": {"claimName": "shared"}}},
+    },
+    "engine": {"torch": {}},
+}
+OWN = {
+    "podTemplateOverrides": {
+        "spec": {
+            "volumes": [{"name": "own", "persistentVolumeClaim": {"claimName": "shared"}}],
+            "containers": [
+                {"name": "server", "volumeMounts": [{"name": "own", "mountPath": "/own"}]}
+            ],
+        }
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "read_only"),
+    [
+        pytest.param({}, True, id="a claim that is only read is read-only as a volume too"),
+        pytest.param(WRITABLE_CACHE, None, id="the cache writes to the claim of the adapters"),
+        pytest.param(OWN, None, id="a volume of the overrides writes to it"),
+    ],
+)
+def test_a_claim_that_something_writes_to_is_read_only_by_its_mounts_alone(
+    spec: Mapping[str, Any], read_only: bool | None
+) -> None:
+    pod = built({**MINIMAL, **spec, "lora": {"volumes": [LORA]}})["spec"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "lora-shared"]
+    [mount] = [
+        each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "lora-shared"
+    ]
+    assert volume["persistentVolumeClaim"].get("readOnly") is read_only
+    assert mount["readOnly"]

@@ -5,7 +5,7 @@ operator upgrade must restart nothing. A new layout is a new function with a new
 ones stay for two releases.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from ..spec import SamplerDeployment
 from .arguments import fetch_arguments, serve_arguments
 from .environment import fetch_environment, server_environment
 from .overrides import merged
-from .volumes import Mount, mounts, volumes
+from .volumes import Mount, mounts, of_one_mode, volumes
 
 __all__ = ["LAYOUTS", "Layout", "Template", "chosen_template"]
 
@@ -103,8 +103,18 @@ def _layout_1(sd: SamplerDeployment, default_image: str) -> Manifest:
     }
     if spec.pod_template_overrides is not None:
         template = merged(template, spec.pod_template_overrides.as_patch())
+    template = _with_claims_of_one_mode(template, {each.name for each in found if each.read_only})
     # Whatever was done to them: without these labels the Deployment would not know its pods.
     return dict(merged(template, {"metadata": {"labels": names.labels(key)}}))
+
+
+def _with_claims_of_one_mode(template: Manifest, ours: Collection[str]) -> Manifest:
+    # Overrides may have put anything there: what is wrong the API server says.
+    pod = template.get("spec")
+    there = pod.get("volumes") if isinstance(pod, dict) else None
+    if not isinstance(there, list) or not all(isinstance(each, dict) for each in there):
+        return template
+    return {**template, "spec": {**template["spec"], "volumes": of_one_mode(there, ours)}}
 
 
 LAYOUTS: Final[Mapping[int, Layout]] = {1: _layout_1}

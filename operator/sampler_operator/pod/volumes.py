@@ -1,5 +1,6 @@
 """Volumes of a pod and where they are mounted."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from ..objects import Manifest, key_of
 from ..spec import SamplerDeployment
 from ..spec.volumes import VolumeSource
 
-__all__ = ["Mount", "mounts", "volumes"]
+__all__ = ["Mount", "mounts", "of_one_mode", "volumes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +114,28 @@ def _model_mounts(sd: SamplerDeployment) -> list[Mount]:
 def volumes(found: list[Mount]) -> list[Manifest]:
     """The pod's ``volumes``."""
     return [{"name": mount.name, **mount.source} for mount in found]
+
+
+def of_one_mode(there: Sequence[Manifest], ours: Collection[str]) -> list[Manifest]:
+    """A pod's ``volumes``, where no claim is both read-only and not.
+
+    A kubelet mounts a claim once for a pod, in the mode of whichever volume it comes to first. So
+    one of ``ours`` leaves it to its mounts, which say read-only themselves, where another volume
+    writes to the same claim.
+    """
+    written = {_claim(volume) for volume in there if not _is_read_only(volume)}
+    return [
+        {**volume, "persistentVolumeClaim": {"claimName": _claim(volume)}}
+        if volume.get("name") in ours and _is_read_only(volume) and _claim(volume) in written
+        else volume
+        for volume in there
+    ]
+
+
+def _claim(volume: Manifest) -> str | None:
+    found: str | None = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+    return found
+
+
+def _is_read_only(volume: Manifest) -> bool:
+    return bool((volume.get("persistentVolumeClaim") or {}).get("readOnly"))

@@ -5,7 +5,8 @@ server's audit log. ``burst``: writes (children and status) per second, from the
 to its last child write. ``single``: from the answer to one change of a spec to the answer to the
 last child write that follows from it, each change after the operator has come to rest;
 ``single_close``: one change after the other, while status and Events of the former are written.
-``idle``: requests and CPU while nothing changes, with a resync every 10 s.
+``idle``: requests and CPU while nothing changes, with the usual resync. ``restart``: an operator
+that finds all as it should be, and looks at each SamplerDeployment again every 10 s.
 
 Baseline, in the same run and against the same server: a plain loop that writes the same children
 with the same client library and nothing else, at the best of several concurrencies. A server gets
@@ -43,6 +44,8 @@ from sampler_operator.objects import Manifest
 NAMESPACE = "scale"
 REST_SECONDS = 1.5
 IDLE_SECONDS = 25.0
+RESTART_SECONDS = 15.0
+RESYNC_SECONDS = 10
 CHILDREN_EACH = 5
 
 ROWS: list[Row] = [
@@ -55,6 +58,8 @@ ROWS: list[Row] = [
     ("idle_requests_per_s", "requests a second, resync included", 0, "<="),
     ("idle_cpu_percent", "of one core", None, ""),
     ("restart_writes", "writes of a restart with nothing to do", 0, "<="),
+    ("resync_requests_per_s", "requests a second, each looked at every 10 s", 0, "<="),
+    ("resync_ms", "ms of CPU to look at one again", None, ""),
     ("rss_mib", "MiB at the highest", 150, "<="),
 ]
 
@@ -103,12 +108,12 @@ async def prepared(server: ApiServer, count: int) -> PlainLoop:
 class Operator:
     """The operator as a process of its own."""
 
-    def __init__(self, server: ApiServer, folder: Path) -> None:
+    def __init__(self, server: ApiServer, folder: Path, *options: str) -> None:
         self.log = folder / f"operator-{time.monotonic_ns()}.log"
         command = [
             *(sys.executable, "-m", "sampler_operator", "run", "--metrics-port", "0"),
             *("--kubeconfig", str(server.kubeconfig("operator", ("system:masters",)))),
-            *("--resync-seconds", "10", "--log-level", "warning"),
+            *("--log-level", "warning", *options),
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log)
@@ -270,11 +275,18 @@ def measured(count: int, changes: int, folder: Path) -> tuple[dict[str, float], 
         finally:
             operator.close()
         audit.read()
-        again = Operator(server, folder)
+        again = Operator(server, folder, "--resync-seconds", str(RESYNC_SECONDS))
         try:
-            time.sleep(15)
+            time.sleep(RESTART_SECONDS)
             writes = [r for r in audit.read(is_operators) if r.is_write]
-            figures["restart_writes"] = len(writes)
+            begun, cpu = time.monotonic(), again.cpu_seconds()
+            time.sleep(IDLE_SECONDS)
+            seconds = time.monotonic() - begun
+            requests = audit.read(is_operators)
+            looks = count * seconds / RESYNC_SECONDS
+            figures["resync_requests_per_s"] = len(requests) / seconds
+            figures["resync_ms"] = 1e3 * (again.cpu_seconds() - cpu) / looks
+            figures["restart_writes"] = len(writes) + sum(r.is_write for r in requests)
             figures["rss_mib"] = max(figures["rss_mib"], again.peak_mib())
         finally:
             again.close()

@@ -269,7 +269,10 @@ def measured(count: int, changes: int, folder: Path) -> tuple[dict[str, float], 
             audit.read()
             time.sleep(IDLE_SECONDS)
             seconds = time.monotonic() - begun
-            figures["idle_requests_per_s"] = len(audit.read(is_operators)) / seconds
+            requests = audit.read(is_operators)
+            for each in requests:
+                print(f"while nothing changed: {each}", file=sys.stderr)
+            figures["idle_requests_per_s"] = len(requests) / seconds
             figures["idle_cpu_percent"] = 100 * (operator.cpu_seconds() - cpu) / seconds
             figures["rss_mib"] = operator.peak_mib()
         finally:

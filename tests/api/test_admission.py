@@ -11,8 +11,9 @@ import yaml
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object, RefusedError
 from tests.installed_crd import install_crd, sampler_path
+from tests.invalid_specs import INVALID, InvalidSpecCase
 from tests.proxy import wait_until
-from tests.spec_cases import EVERYTHING, INVALID, MINIMAL, VALID, InvalidSpecCase, changed, manifest
+from tests.spec_cases import EVERYTHING, MINIMAL, VALID, changed, manifest
 
 from sampler_operator.spec.parse import parse
 

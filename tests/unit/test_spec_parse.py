@@ -4,7 +4,8 @@ import pickle
 from typing import Any
 
 import pytest
-from tests.spec_cases import INVALID, MINIMAL, VALID, InvalidSpecCase, changed, manifest
+from tests.invalid_specs import INVALID, InvalidSpecCase
+from tests.spec_cases import MINIMAL, VALID, changed, manifest
 
 from sampler_operator.errors import InvalidSpec
 from sampler_operator.spec import Rule, SamplerDeployment, SpecModel

@@ -1,4 +1,4 @@
-"""Specs of ``SamplerDeployment`` that models and API server both take, and how tests change them."""
+"""Specs of ``SamplerDeployment`` that models and API server both take."""
 
 import copy
 from typing import Any, Final

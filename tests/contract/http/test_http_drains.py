@@ -3,26 +3,26 @@
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
+from tests.http_calls import sample
 from tests.proxy import wait_until
 from tests.servers import Server
 
 
-def sample(client: httpx.Client, inputs: Any, **fields: Any) -> httpx.Response:
-    return client.post("/v1/sample", json={"inputs": inputs, **fields})
+def lines_until_the_end(leaving: Server, max_tokens: int) -> list[str]:
+    """Of a stream during which the server is told to leave."""
+    body = {"model": "sim", "prompt": [1], "max_tokens": max_tokens, "stream": True}
+    with httpx.stream("POST", leaving.url + "/v1/completions", json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        leaving.send(signal.SIGTERM)
+        return [line for line in lines if line]
 
 
 def test_a_drain_ends_a_stream_that_does_not_finish_with_an_error_event() -> None:
     with Server("--sim-decode-rate", "50", "--drain-seconds", "0.5") as leaving:
-        body = {"model": "sim", "prompt": [1], "max_tokens": 20_000, "stream": True}
-        url = leaving.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=30) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            leaving.send(signal.SIGTERM)
-            last = [line for line in lines if line][-1]
+        last = lines_until_the_end(leaving, 20_000)[-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
         assert leaving.stop() == 0
 
@@ -45,13 +45,7 @@ def test_a_drain_gives_back_what_there_is_of_a_sequence_that_does_not_finish() -
 
 def test_a_drain_lets_a_short_request_finish() -> None:
     with Server("--sim-decode-rate", "50") as leaving:
-        body = {"model": "sim", "prompt": [1], "max_tokens": 60, "stream": True}
-        url = leaving.url + "/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=30) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            leaving.send(signal.SIGTERM)
-            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert lines_until_the_end(leaving, 60)[-1] == "data: [DONE]"
 
 
 def test_a_request_that_comes_late_is_served_while_the_replica_still_listens() -> None:

@@ -7,9 +7,9 @@ is the same at 10 tokens per second.
 
 ``decode_ns_per_token``: frames of 1,024 deltas of 32 tokens with logprobs to the final arrays of
 every sequence, in CPU time, the median of 25 turns. The arrays are views of rows, as the client
-gives them: a C-contiguous copy of each is not in the figure. ``_lowest``: the fastest of the turns,
-which says what the code costs where nothing else uses the processor. ``_whole``: the same frames
-through the client's state machine to SampledSequences.
+gives them: a C-contiguous copy of each is not in the figure, nor is their end. ``_lowest``: the
+fastest of the turns, which says what the code costs where nothing else uses the processor.
+``_whole``: the same frames through the client's state machine to SampledSequences.
 
 Baseline: the same deltas as JSON lists in server-sent events, as OpenAI-compatible servers send
 them, decoded by msgspec; bytes without HTTP framing.
@@ -117,19 +117,20 @@ class _Receiver:
         self.columns = Chunks(1)
 
 
-def decode(deltas: Deltas) -> Callable[[], None]:
+def decode(deltas: Deltas) -> Callable[[], object]:
     """Work that turns frames into the arrays of every sequence, all of them submitted before."""
     receivers = {handle: _Receiver() for handle in range(deltas.sequences)}
     return lambda: _decode(deltas, receivers)
 
 
-def _decode(deltas: Deltas, receivers: dict[int, _Receiver]) -> None:
+def _decode(deltas: Deltas, receivers: dict[int, _Receiver]) -> object:
     for data in deltas.frames:
         frame, columns = decode_server(data)
         assert isinstance(frame, ServerFrame)
         scatter(frame.blocks, columns, receivers)
     arrays = [receiver.columns.arrays() for receiver in receivers.values()]
     assert len(arrays[-1][0]) == TOKENS
+    return arrays
 
 
 class WholePath:
@@ -153,7 +154,7 @@ class WholePath:
         self.dispatcher.submit(groups)
         self.replica.take_frame()
 
-    def run(self) -> None:
+    def run(self) -> object:
         """Frames to responses."""
         for data in self.frames:
             self.dispatcher.frame(self.replica, data)
@@ -161,6 +162,7 @@ class WholePath:
         revision = Revision(BASE)
         answers = [respond(group, view, revision) for group in self.done]
         assert len(answers[-1].sequences[0].token_ids) == TOKENS
+        return answers
 
 
 class _Event(msgspec.Struct):
@@ -170,7 +172,7 @@ class _Event(msgspec.Struct):
     finish: str | None
 
 
-def decode_json(events: list[list[bytes]]) -> None:
+def decode_json(events: list[list[bytes]]) -> object:
     """Events to the arrays of every sequence."""
     tokens: list[list[int]] = [[] for _ in events[0]]
     logprobs: list[list[float]] = [[] for _ in events[0]]
@@ -185,10 +187,11 @@ def decode_json(events: list[list[bytes]]) -> None:
         for ids, values in zip(tokens, logprobs, strict=True)
     ]
     assert len(arrays[-1][0]) == TOKENS
+    return arrays
 
 
 def ns_per_token(
-    run: Callable[[], Callable[[], None]], tokens: int, turns: int
+    run: Callable[[], Callable[[], object]], tokens: int, turns: int
 ) -> tuple[float, float]:
     """Median and lowest of ``turns``; ``run`` prepares one turn."""
     found = []
@@ -196,8 +199,10 @@ def ns_per_token(
         work = run()
         # CPU time: what else runs on the machine does not count.
         start = time.thread_time_ns()
-        work()
+        made = work()
         found.append((time.thread_time_ns() - start) / tokens)
+        # To drop them is the reader's part, and no turn's.
+        del made, work
     return statistics.median(found), min(found)
 
 
@@ -209,7 +214,6 @@ def main() -> None:
     deltas = Deltas(SEQUENCES)
     count = SEQUENCES * TOKENS
     turns = 5 if options.short else 25
-    events = deltas.events()
     median, lowest = ns_per_token(lambda: decode(deltas), count, turns)
     figures = {
         "decode_ns_per_token": median,
@@ -218,6 +222,8 @@ def main() -> None:
         "bytes_per_token": bytes_per_token(64, sequences, tokens),
         "bytes_per_token_slow": bytes_per_token(10, sequences, slow_tokens),
     }
+    # Made last: its twelve megabytes of small pieces would scatter what is decoded above.
+    events = deltas.events()
     baseline = {
         "bytes_per_token": sum(len(event) for step in events for event in step) / count,
         "decode_ns_per_token": ns_per_token(

@@ -147,5 +147,5 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
         if self.is_short:
             raise ValueError(f"not every one of {len(ids)} tokens came with its {k} logprobs")
         if k == 1:
-            return ids, LogprobRows(ids, rows["logprob"])
-        return ids, LogprobRows(rows["top_ids"], rows["top_logprobs"])
+            return ids, LogprobRows.over(ids, rows["logprob"])
+        return ids, LogprobRows.over(rows["top_ids"], rows["top_logprobs"])

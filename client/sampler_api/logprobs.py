@@ -33,6 +33,14 @@ class LogprobRows(Sequence[LogprobRow]):
         self._ids = ids
         self._values = values
 
+    @classmethod
+    def over(cls, ids: NDArray[np.int32], values: NDArray[np.float32]) -> "LogprobRows":
+        """The same of two fields of one array, whose shapes cannot differ."""
+        made = cls.__new__(cls)
+        made._ids = ids
+        made._values = values
+        return made
+
     @property
     def ids(self) -> NDArray[np.int32]:
         """Candidate ids, i32 [T] or [T, k]."""

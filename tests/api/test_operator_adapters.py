@@ -229,7 +229,7 @@ def test_a_replica_that_does_not_answer_holds_nothing(fleet: LiveFleet, replica:
     assert f"replica {pod['metadata']['name']}: no status from http://{address}:9000/status" in said
     assert adapters_of(fleet) == [{"name": "a", "replicas": 0}]
     # Sampling goes on: whether it serves is the kubelet's to say.
-    assert fleet.condition("Ready")["status"] == "True"
+    fleet.wait_for("Ready")
     fleet.change({"replicas": 0})
     fleet.wait_for("AdaptersReady", "False", "ScaledToZero")
 

@@ -35,6 +35,8 @@ class Start:
                 **os.environ,
                 "SAMPLER_TERMINATION_LOG": str(self.log),
                 "PYTHONWARNINGS": "",
+                # What servers of others left in theirs is told of in the log.
+                "TMPDIR": str(self.folder),
                 **self.environment,
             },
         )

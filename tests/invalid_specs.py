@@ -108,6 +108,18 @@ INVALID: Final = (
         "the claim's name is missing",
     ),
     _Case(
+        "a model of a claim lies in the claim",
+        {"model": {"uri": "pvc://models/../a"}},
+        "spec.model.uri",
+        "write where it leads",
+    ),
+    _Case(
+        "a file model has a clean path",
+        {"model": {"uri": "file:///models//a"}},
+        "spec.model.uri",
+        "write where it leads",
+    ),
+    _Case(
         "torch serves no sim model",
         {"model": {"uri": "sim://a"}},
         "spec.model.uri",

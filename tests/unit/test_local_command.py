@@ -81,7 +81,7 @@ def test_variables_have_values_fields_of_the_pod_and_secrets() -> None:
         {"name": "NONE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['x']"}}},
         {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
     ]
-    found = environment(variables, MOUNTS, pod, lambda name, key: f"{name}/{key}")
+    found = environment(variables, MOUNTS, pod, lambda ref: f"{ref['name']}/{ref['key']}")
     assert found == {
         "HOME": "/m/home",
         "NAME": "p",

@@ -16,6 +16,7 @@ from sampler_operator.local.news import news
 from sampler_operator.local.places import Places, pairs
 from sampler_operator.local.prepared import prepared
 from sampler_operator.local.state import FleetState, PodLine
+from sampler_operator.local.volumes import check_volumes
 from sampler_operator.schema.defaults import with_defaults
 from sampler_operator.spec.parse import parse
 from sampler_operator.status import Reason
@@ -186,12 +187,42 @@ def test_directories_that_are_given_must_exist(tmp_path: Path) -> None:
         pairs([f"a={tmp_path}/none"], "--volume")
 
 
+@pytest.mark.parametrize(
+    ("ref", "value"),
+    [
+        pytest.param({"name": "hub", "key": "there"}, "value", id="what is there is used"),
+        pytest.param({"name": "hub", "key": "access"}, None, id="a key may be missing"),
+        pytest.param({"name": "other", "key": "there"}, None, id="the Secret may be missing"),
+    ],
+)
+def test_an_optional_secret_may_lead_nowhere(
+    tmp_path: Path, ref: dict[str, str], value: str | None
+) -> None:
+    (tmp_path / "there").write_text("value\n")
+    places = Places(secrets={"hub": str(tmp_path)})
+    optional = {**ref, "optional": True}
+    assert places.secret_value("rl", optional) == value
+    variable = {"name": "TOKEN", "valueFrom": {"secretKeyRef": optional}}
+    source = {"secretRef": {"name": ref["name"], "optional": True}}
+    container = {"env": [variable], "envFrom": [source]}
+    check_volumes({"containers": [container]}, places)
+    assert places.environment(source) == places.secrets.get(ref["name"])
+
+
+def test_the_key_of_a_secret_that_is_mounted_must_be_there(tmp_path: Path) -> None:
+    items = [{"key": "token", "path": "token"}]
+    volume = {"name": "auth", "secret": {"secretName": "tokens", "items": items}}
+    places = Places(secrets={"tokens": str(tmp_path)})
+    with pytest.raises(InvalidSpec, match=f"'tokens' has no key 'token': no file {tmp_path}/token"):
+        check_volumes({"volumes": [volume], "containers": []}, places)
+
+
 def test_a_key_that_a_secret_lacks_is_told_as_on_a_cluster(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("value\n")
     places = Places(secrets={"hub": str(tmp_path)})
-    assert places.secret_value("rl", "hub", "there") == "value"
+    assert places.secret_value("rl", {"name": "hub", "key": "there"}) == "value"
     with pytest.raises(OperatorError) as caught:
-        places.secret_value("rl", "hub", "access")
+        places.secret_value("rl", {"name": "hub", "key": "access"})
     said = (
         f"couldn't find key access in Secret rl/hub ({tmp_path}/access: No such file or directory)"
     )

@@ -5,7 +5,7 @@ directory that is mounted, and ports become free ports of the loopback address.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from .. import names
@@ -65,17 +65,20 @@ def environment(
     variables: Sequence[Mapping[str, Any]],
     mounts: Mapping[str, str],
     pod: Manifest,
-    secret_value: Any,
+    secret_value: Callable[[Mapping[str, Any]], str | None],
 ) -> dict[str, str]:
     """The variables of a container; ``pod`` is the object that field references look into,
-    ``secret_value(name, key)`` gives what a Secret holds."""
+    ``secret_value`` gives what a ``secretKeyRef`` leads to; without one there is no variable."""
     found: dict[str, str] = {}
     for variable in variables:
         source = variable.get("valueFrom") or {}
         if "fieldRef" in source:
             value = _field(pod, source["fieldRef"]["fieldPath"])
         elif "secretKeyRef" in source:
-            value = secret_value(source["secretKeyRef"]["name"], source["secretKeyRef"]["key"])
+            held = secret_value(source["secretKeyRef"])
+            if held is None:
+                continue
+            value = held
         else:
             value = in_place(str(variable.get("value", "")), mounts)
         found[variable["name"]] = value

@@ -1,7 +1,8 @@
 """What the command line gives in place of what only a cluster has: claims, secrets, a model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,10 +48,27 @@ class Places(msgspec.Struct, frozen=True):
             )
         return self.secrets[name]
 
-    def secret_value(self, namespace: str, name: str, key: str) -> str:
-        """What a Secret holds. Raises InvalidSpec where it is not mapped, and OperatorError, in the
-        words of the kubelet, where it lacks the key."""
+    def environment(self, source: Mapping[str, Any]) -> str | None:
+        """Where the variables of an ``envFrom`` source are; ``None`` for an optional one that is
+        not here. Raises InvalidSpec."""
+        is_secret = "secretRef" in source
+        ref = source["secretRef" if is_secret else "configMapRef"]
+        name, where = str(ref["name"]), "spec.envFrom"
+        if ref.get("optional") and name not in (self.secrets if is_secret else self.volumes):
+            return None
+        return self.secret(name, where) if is_secret else self.volume(name, where)
+
+    def secret_value(self, namespace: str, ref: Mapping[str, Any]) -> str | None:
+        """What a ``secretKeyRef`` leads to; ``None`` for an optional one that leads nowhere. Raises
+        InvalidSpec where the Secret is not mapped, and OperatorError, in the words of the kubelet,
+        where it lacks the key."""
+        name, key = str(ref["name"]), str(ref["key"])
+        is_optional = bool(ref.get("optional"))
+        if is_optional and name not in self.secrets:
+            return None
         file = Path(self.secret(name, "spec.env")) / key
+        if is_optional and not file.exists():
+            return None
         try:
             return file.read_text().rstrip("\n")
         except OSError as error:

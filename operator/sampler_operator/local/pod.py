@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -265,17 +265,14 @@ class Pod:
     def _environment_from(self, manifest: Manifest) -> dict[str, str]:
         found: dict[str, str] = {}
         for source in manifest.get("envFrom") or ():
-            if "secretRef" in source:
-                folder = self._places.secret(source["secretRef"]["name"], "spec.envFrom")
-            else:
-                folder = self._places.volume(source["configMapRef"]["name"], "spec.envFrom")
-            for file in sorted(Path(folder).iterdir()):
+            folder = self._places.environment(source)
+            for file in sorted(Path(folder).iterdir()) if folder else ():
                 if file.is_file():
                     found[source.get("prefix", "") + file.name] = file.read_text().rstrip("\n")
         return found
 
-    def _secret_value(self, name: str, key: str) -> str:
-        return self._places.secret_value(self.manifest["metadata"]["namespace"], name, key)
+    def _secret_value(self, ref: Mapping[str, Any]) -> str | None:
+        return self._places.secret_value(self.manifest["metadata"]["namespace"], ref)
 
 
 def _waiting(view: ContainerView) -> ContainerView:

@@ -23,14 +23,20 @@ def check_volumes(pod_spec: Manifest, places: Places) -> None:
         if directory is not None and not (directory.is_dir() or _is_made(volume)):
             name = volume["name"]
             raise InvalidSpec(f"volume {name}: there is no directory {directory}", name)
+        for item in volume.get("secret", {}).get("items", ()):
+            _check_key(volume, item["key"], places)
     for container in (*pod_spec.get("initContainers", ()), *pod_spec["containers"]):
         for variable in container.get("env") or ():
             _check_source(variable.get("valueFrom") or {}, variable["name"], places)
         for source in container.get("envFrom") or ():
-            if "secretRef" in source:
-                places.secret(source["secretRef"]["name"], "spec.envFrom")
-            elif "configMapRef" in source:
-                places.volume(source["configMapRef"]["name"], "spec.envFrom")
+            places.environment(source)
+
+
+def _check_key(volume: Mapping[str, Any], key: str, places: Places) -> None:
+    name, where = volume["secret"]["secretName"], f"volume {volume['name']}"
+    file = Path(places.secret(name, where)) / key
+    if not file.is_file():
+        raise InvalidSpec(f"{where}: Secret {name!r} has no key {key!r}: no file {file}", where)
 
 
 def _is_made(volume: Mapping[str, Any]) -> bool:
@@ -39,7 +45,8 @@ def _is_made(volume: Mapping[str, Any]) -> bool:
 
 def _check_source(source: Mapping[str, Any], name: str, places: Places) -> None:
     if "secretKeyRef" in source:
-        places.secret(source["secretKeyRef"]["name"], f"spec.env: {name}")
+        if not source["secretKeyRef"].get("optional"):
+            places.secret(source["secretKeyRef"]["name"], f"spec.env: {name}")
     elif source and "fieldRef" not in source:
         kinds = ", ".join(source)
         raise InvalidSpec(

@@ -1,6 +1,7 @@
 """Which base model is served, and where its files are kept."""
 
 import re
+from typing import Final
 
 from pydantic import Field
 
@@ -8,6 +9,8 @@ from .base import Rule, SpecModel
 from .volumes import SecretKeyRef, VolumeSource
 
 __all__ = ["ModelCache", "ModelSpec"]
+
+_UNCLEAN: Final = "^(pvc|file)://.*(/[.]{0,2}/|/[.]{1,2}$)"
 
 
 class ModelCache(SpecModel):
@@ -62,6 +65,12 @@ class ModelSpec(SpecModel):
             cel="!self.uri.startsWith('pvc:///')",
             message="a pvc:// model is pvc://claim/path; the claim's name is missing",
             holds=lambda model: not model.uri.startswith("pvc:///"),
+            field="uri",
+        ),
+        Rule(
+            cel=f"!self.uri.matches('{_UNCLEAN}')",
+            message="must be a path without //, /./ and /../; write where it leads",
+            holds=lambda model: re.search(_UNCLEAN, model.uri) is None,
             field="uri",
         ),
         Rule(

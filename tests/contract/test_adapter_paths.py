@@ -121,7 +121,7 @@ def test_a_path_that_cannot_be_read(served: Served, path: str, code: str, messag
         (sequence,) = entry["sequences"]
         assert (sequence["tokens"], sequence["stop_reason"]) == ([], "error")
         error = sequence["error"]
-        assert (error["code"], error["field"]) == (code, "adapter_path")
+        assert (error["code"], error["field"]) == (code, "adapter.path")
         assert error["message"].startswith(message.format(**names))
     assert tokens_of(adapted) == [tokens(7, 0, served.inside), tokens(8, 1, served.inside)]
     assert tokens_of(plain) == [tokens(7, 0, None), tokens(8, 1, None)]

@@ -95,7 +95,7 @@ async def _answer(hub: Hub, template: ServedTemplate, body: dict[str, Any]) -> d
             prompt = await _prompt(hub, template, item, params.max_tokens == 0)
             entries.append(Job(prompt, params, seeds_of(params.seed, i, number), ref))
         except SamplerError as error:
-            entries.append(error_body(error))
+            entries.append(_told(error))
     jobs = [entry for entry in entries if isinstance(entry, Job)]
     results = iter(await collect(hub, jobs))
     responses: list[dict[str, Any]] = []
@@ -105,7 +105,7 @@ async def _answer(hub: Hub, template: ServedTemplate, body: dict[str, Any]) -> d
             continue
         result = next(results)
         if isinstance(result, SamplerError):
-            responses.append(error_body(result))
+            responses.append(_told(result))
         else:
             responses.append(_response(hub, entry, result))
     return {"model": hub.card.model, "responses": responses}
@@ -160,8 +160,16 @@ def _sequence(hub: Hub, child: Child) -> dict[str, Any]:
         "stop_matched": child.matched,
     }
     if error is not None or child.flag == ERROR:
-        found |= error_body(error or EngineFailed("the engine failed on this sequence"))
+        found |= _told(error or EngineFailed("the engine failed on this sequence"))
     return found
+
+
+def _told(error: SamplerError) -> dict[str, Any]:
+    """An error in the words of this route: what samplers call adapter_path is adapter.path here."""
+    body = error_body(error)
+    if error.field == "adapter_path":
+        body["error"]["field"] = "adapter.path"
+    return body
 
 
 def _scores(scores: PromptScores) -> tuple[list[float | None], list[Any] | None]:

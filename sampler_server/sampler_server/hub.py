@@ -144,6 +144,7 @@ class Hub:
         client: str = "",
         id: int = 0,  # noqa: A002
         attempt: int = 0,
+        is_interactive: bool = False,
     ) -> Stream:
         """A new stream for a checked request; it goes to the engine with ``send(batch)``.
 
@@ -167,6 +168,7 @@ class Hub:
                 plan.stops, self.tokenizer.decode, output.tolist(), plan.params.min_tokens
             )
         stream.stop_ids = plan.params.stop_token_ids
+        stream.is_interactive = is_interactive
         self.table.add(stream)
         self.counters.started += 1
         flag, matched = RUNNING, None
@@ -182,8 +184,11 @@ class Hub:
             self._end(stream, flag)
             return stream
         batch.streams.append(stream)
+        adapter = batch.ref.adapter
         batch.requests.append(
-            plan.request(key, prompt, output, total, seed, batch.ref.adapter, group, wants_scores)
+            plan.request(
+                key, prompt, output, total, seed, adapter, group, wants_scores, is_interactive
+            )
         )
         return stream
 

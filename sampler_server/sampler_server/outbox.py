@@ -45,6 +45,10 @@ class Outbox:
         """A stream has news; True when the next frame may be due earlier than was known."""
         return self._queue.note(stream, now)
 
+    def finish(self, now: float) -> None:
+        """Nothing runs any more: no company can come for what is due, which goes out at once."""
+        self._urgent_since = now - self._settings.tick_seconds
+
     def reply(self, handle: int, error: SamplerError, now: float) -> None:
         """A request that was refused; nothing of it runs."""
         self._replies.append((handle, error))

@@ -57,6 +57,7 @@ class Plan:
         adapter: str | None,
         group: int,
         wants_scores: bool,
+        is_interactive: bool = False,
     ) -> EngineRequest:
         """One sequence as the engine gets it; ``total`` as of ``max_total``."""
         return EngineRequest(
@@ -70,6 +71,7 @@ class Plan:
             group=group,
             bad_words=self.bad_words,
             want_prompt_logprobs=wants_scores,
+            is_interactive=is_interactive,
         )
 
 

@@ -125,6 +125,7 @@ class Run:
                 wants_scores,
                 self,
                 child,
+                is_interactive=self._is_interactive,
             )
             self._streams.append(stream)
             if stream.flag != RUNNING:

@@ -82,7 +82,11 @@ class Session:
         """A stream of this session has news (``Listener``)."""
         if stream.flag != RUNNING and stream.cost:
             self._count_out(stream)
-        if self.outbox.note(stream, self.hub.clock()):
+        now = self.hub.clock()
+        if self.outbox.note(stream, now):
+            self.wake.set()
+        if stream.flag != RUNNING and not self.running:
+            self.outbox.finish(now)
             self.wake.set()
 
     def claim(self) -> Claim:
@@ -276,8 +280,8 @@ class Session:
                 self.client,
                 base | number,
                 child.attempt,
+                submit.is_interactive,
             )
-            stream.is_interactive = submit.is_interactive
             handles[handle] = stream
             if stream.flag == RUNNING:
                 self.running += 1

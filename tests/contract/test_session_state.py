@@ -196,6 +196,22 @@ async def test_an_early_ack_forgets_nothing(replica: Replica) -> None:
     assert peer.tokens(5) == [1]
 
 
+async def test_the_last_end_waits_for_no_company(replica: Replica) -> None:
+    peer = replica.session()
+    for handle in (5, 6):
+        peer.submit(handle, seq=handle, max_tokens=4)
+    peer.hear()
+    outbox = peer.session.outbox
+    replica.engine.give(0, [10], "length")
+    await replica.settle()
+    assert outbox.due_at() == pytest.approx(replica.now + replica.flush.tick_seconds)
+    replica.engine.give(1, [11], "length")
+    await replica.settle()
+    assert outbox.due_at() == pytest.approx(replica.now)
+    peer.hear(after=0.0)
+    assert (peer.tokens(5), peer.tokens(6)) == ([10], [11])
+
+
 async def test_a_cancel_of_what_has_just_ended_needs_no_ack(replica: Replica) -> None:
     peer = replica.session()
     peer.submit(5, max_tokens=4)

@@ -91,17 +91,21 @@ def test_the_first_error_of_a_log_is_the_cause_and_not_what_others_say_of_it() -
 
 
 @pytest.mark.parametrize(
-    ("running", "has_stops", "interval"),
+    ("running", "has_stops", "is_interactive", "interval"),
     [
-        pytest.param(0, False, 1, id="a lone sequence is told of at once"),
-        pytest.param(3, True, 1, id="and so are a few"),
-        pytest.param(20, False, 4, id="a part of a small batch in short pieces"),
-        pytest.param(200, False, 16, id="of a large batch in long ones"),
-        pytest.param(200, True, 4, id="but with stop strings in short ones"),
+        pytest.param(0, False, False, 1, id="a lone sequence is told of at once"),
+        pytest.param(3, True, True, 1, id="and so are a few"),
+        pytest.param(20, False, False, 4, id="a part of a small batch in short pieces"),
+        pytest.param(40, False, False, 16, id="of a larger batch in long ones"),
+        pytest.param(200, False, False, 32, id="of a large batch in those that sessions send"),
+        pytest.param(200, True, False, 4, id="but with stop strings in short ones"),
+        pytest.param(200, False, True, 4, id="and when somebody reads along"),
     ],
 )
-def test_how_many_tokens_are_gathered(running: int, has_stops: bool, interval: int) -> None:
-    assert output_interval(running, has_stops) == interval
+def test_how_many_tokens_are_gathered(
+    running: int, has_stops: bool, is_interactive: bool, interval: int
+) -> None:
+    assert output_interval(running, has_stops, is_interactive) == interval
 
 
 def test_what_vllm_starts_with_is_gone_afterwards_and_what_is_set_stays(

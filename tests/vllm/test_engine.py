@@ -363,3 +363,16 @@ def test_many_sequences_come_in_pieces_and_lone_ones_at_once(engine: VllmHarness
     many = [ask(prompt_of(10, s), max_tokens=24, ignore_eos=True) for s in range(32)]
     pieces = [len(found.deltas) for found in engine.run(*many)]
     assert max(pieces[8:]) <= 8
+
+
+def test_no_statistics_are_taken_of_each_request(
+    engine: VllmHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.metrics.stats import IterationStats
+
+    taken: list[object] = []
+    monkeypatch.setattr(IterationStats, "update_from_output", lambda *_: taken.append(1))
+    steps = engine.engine.progress().steps
+    [found] = engine.run(ask(prompt_of(5, 1), max_tokens=6, ignore_eos=True))
+    assert (len(found.tokens), taken) == (6, [])
+    assert engine.engine.progress().steps - steps >= 5

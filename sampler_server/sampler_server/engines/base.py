@@ -40,6 +40,7 @@ class EngineRequest(msgspec.Struct, frozen=True, gc=False):
     ``seed`` (64 bit, or ``None`` for unseeded). ``bad_words`` are token sequences. ``max_total`` is
     the number of output tokens at which the sequence ends (max_tokens cut to the context limit),
     ``m`` included. ``group`` is equal for children of one prompt.
+    ``is_interactive``: somebody reads along, and wants every token soon.
     """
 
     key: int
@@ -52,6 +53,7 @@ class EngineRequest(msgspec.Struct, frozen=True, gc=False):
     group: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
     want_prompt_logprobs: bool = False
+    is_interactive: bool = False
 
 
 class PromptScores(msgspec.Struct, frozen=True, gc=False):

@@ -70,7 +70,9 @@ def vllm_params(
         values["presence_penalty"] = params.presence_penalty
         values["repetition_penalty"] = params.repetition_penalty
     if HAS_INTERVALS:
-        values["stream_interval"] = output_interval(running, bool(params.stop_texts))
+        values["stream_interval"] = output_interval(
+            running, bool(params.stop_texts), request.is_interactive
+        )
     return SamplingParams(**values), left
 
 

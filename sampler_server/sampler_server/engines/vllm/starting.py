@@ -23,7 +23,7 @@ from .environment import ERRORS_FILE, IN_FLOAT32, ON_CPU, vllm_environment
 from .options import VllmOptions
 from .processes import descendants
 from .reasons import one_line, root_cause
-from .steps import StepCounter
+from .steps import StepCounter, leave_out_requests
 
 __all__ = ["Started", "eos_ids", "not_started", "start_engine"]
 
@@ -67,6 +67,7 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
         except Exception as error:
             # What went wrong was in another process, and of any kind; its log has it.
             raise not_started(options, scratch, error) from error
+    leave_out_requests(engine.output_processor)
     log.info("vLLM runs: %s", "on a CPU" if is_cpu else "on a GPU")
     blocks, block = config.cache_config.num_gpu_blocks or 0, config.cache_config.block_size
     counter.kv_tokens = blocks * block

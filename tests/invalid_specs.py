@@ -185,18 +185,6 @@ INVALID: Final = (
     _Case("replicas are not true", {"replicas": True}, "spec.replicas"),
     _Case("a model is on a GPU at least", {"tensorParallelSize": 0}, "spec.tensorParallelSize"),
     _Case(
-        "torch has no model on several GPUs yet",
-        {"tensorParallelSize": 2},
-        "spec.tensorParallelSize",
-        "engine.torch serves tensorParallelSize 1 so far; use engine.vllm",
-    ),
-    _Case(
-        "also on CPUs torch serves a model whole",
-        {"tensorParallelSize": 2, "gpu": {"count": 0}},
-        "spec.tensorParallelSize",
-        "engine.torch serves tensorParallelSize 1 so far; use engine.vllm",
-    ),
-    _Case(
         "several engines share one GPU, not two",
         {**_VLLM, "tensorParallelSize": 2, "enginesPerGPU": 2},
         "spec.enginesPerGPU",

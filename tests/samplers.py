@@ -31,6 +31,14 @@ def _torch(adapter_root: Path) -> Iterator[OpenSampler]:
 
 
 @contextmanager
+def _torch_tp2(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_server import TorchSampler
+
+    options: dict[str, Any] = {"device": "cpu", "tensor_parallel_size": 2}
+    yield lambda: TorchSampler(str(tiny_model()), dtype="float32", **options)
+
+
+@contextmanager
 def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
     from sampler_client import RemoteSampler
 
@@ -98,6 +106,7 @@ def _is_without_adapters() -> bool:
 
 SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]] = {
     "torch": _torch,
+    "torch-tp2": _torch_tp2,
     "remote-torch": _remote_torch,
     "vllm": _vllm,
     "remote-vllm": _remote_vllm,

@@ -83,6 +83,7 @@ def torch_parts(options: ServeOptions) -> EngineParts:
         batch_invariant=options.batch_invariant,
         trust_remote_code=options.trust_remote_code,
         threads=options.threads,
+        tensor_parallel_size=options.tensor_parallel_size or 1,
         base_digest=digest,
         name=options.model,
         **limits,
@@ -107,6 +108,9 @@ def vllm_parts(options: ServeOptions) -> EngineParts:
     digest = base_digest(directory)
     check_base(digest, options.model_digest)
     limits: dict[str, Any] = _limits(options)
+    words = list(options.words)
+    if options.tensor_parallel_size is not None:
+        words += ["--tensor-parallel-size", str(options.tensor_parallel_size)]
     vllm_options = VllmOptions(
         directory,
         dtype=options.dtype,
@@ -114,7 +118,7 @@ def vllm_parts(options: ServeOptions) -> EngineParts:
         trust_remote_code=options.trust_remote_code,
         base_digest=digest,
         name=options.model,
-        words=options.words,
+        words=words,
         **limits,
     )
     return EngineParts(

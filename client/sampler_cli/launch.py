@@ -45,6 +45,10 @@ def launch(options: ServeOptions) -> int:
             # Both could be bound, and only one of them would ever listen.
             raise wrong_option("manage_port", f"must be another port than --port {options.port}")
         if options.engines > 1:
+            if (options.tensor_parallel_size or 1) > 1:
+                raise wrong_option(
+                    "tensor_parallel_size", "several --engines share a device, so it must be 1"
+                )
             return _several(options, settings)
         if parts is None:
             parts = vllm_parts(options) if options.engine == "vllm" else torch_parts(options)

@@ -120,7 +120,17 @@ def serve(
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the engine.", rich_help_panel=_TORCH),
+        typer.Option(min=1, help="CPU threads of the engine, all ranks.", rich_help_panel=_TORCH),
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Processes and devices that hold a part of the model each.",
+            show_default="1",
+            rich_help_panel=_MODELS,
+        ),
     ] = None,
     max_num_seqs: Annotated[
         int | None,

@@ -35,6 +35,7 @@ class ServeOptions:
     trust_remote_code: bool
     batch_invariant: bool
     threads: int | None
+    tensor_parallel_size: int | None
     max_num_seqs: int | None
     max_kv_tokens: int | None
     max_model_len: int | None

@@ -8,13 +8,20 @@ from tests.samplers import SAMPLERS, SamplerKinds, runs_here
 
 from sampler_core.base import SamplerBase
 
+RARE_KINDS = ("torch-tp2",)
+"""Samplers that all tests run against with `make test-slow`, and ``QUICK_TESTS`` each time: what
+they share with another one is most of them."""
+QUICK_TESTS = ("test_every_token_and_logprob_is_that_of_plain_forward_passes",)
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes ``kind``, directly or through a fixture, once per sampler."""
     if "kind" in metafunc.fixturenames:
         _, only = rules_of(metafunc.definition.iter_markers("rule"))
         kinds = [kind for kind in only or SAMPLERS if runs_here(kind)]
-        metafunc.parametrize("kind", kinds, scope="session")
+        rare = () if metafunc.definition.originalname in QUICK_TESTS else RARE_KINDS
+        marked = [pytest.param(k, marks=pytest.mark.slow if k in rare else ()) for k in kinds]
+        metafunc.parametrize("kind", marked, scope="session")
 
 
 @pytest.fixture(scope="session")

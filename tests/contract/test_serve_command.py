@@ -54,6 +54,11 @@ def test_version_says_package_and_protocol() -> None:
         pytest.param(["--engine=sim", "--log-level=loud"], "--log-level", id="a log level"),
         pytest.param(["--engine=torch", "--model=/absent"], "--model", id="an absent model"),
         pytest.param(
+            ["--engine=torch", "--engines=2", "--tensor-parallel-size=2"],
+            "--tensor-parallel-size",
+            id="engines that share a device, of several",
+        ),
+        pytest.param(
             ["--engine=sim", "--engines=2", "--port=8000", "--manage-port=8001"],
             "--manage-port",
             id="ports that overlap",

@@ -1,6 +1,12 @@
-"""TorchSampler on CUDA: the same numbers as a plain forward pass on the CPU."""
+"""TorchSampler on CUDA: the same numbers as a plain forward pass on the CPU.
 
+With two devices also on two ranks.
+"""
+
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,11 +16,13 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
+from tests.proxy import wait_until  # noqa: E402
 from tests.reference import reference  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import tiny_model  # noqa: E402
 
 from sampler_api import SamplingParams  # noqa: E402
+from sampler_api.errors import EngineDead  # noqa: E402
 from sampler_core.base import SamplerBase  # noqa: E402
 from sampler_server import TorchSampler  # noqa: E402
 
@@ -24,9 +32,17 @@ pytestmark = pytest.mark.timeout(300)
 PROMPTS = [[5 + i, 17, 300 + 7 * i, 41, 9] * (1 + i % 3) for i in range(8)]
 
 
-@pytest.fixture(scope="module")
-def sampler() -> Iterator[SamplerBase]:
-    with TorchSampler(str(tiny_model()), dtype="float32", device="cuda") as made:
+def opened(ranks: int) -> TorchSampler:
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} CUDA devices")
+    return TorchSampler(
+        str(tiny_model()), dtype="float32", device="cuda", tensor_parallel_size=ranks
+    )
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def sampler(request: pytest.FixtureRequest) -> Iterator[SamplerBase]:
+    with opened(request.param) as made:
         yield made
 
 
@@ -53,3 +69,16 @@ def test_seeded_samples_do_not_depend_on_the_batch(sampler: SamplerBase) -> None
     together = sampler.sample([{"input_ids": p} for p in PROMPTS], params)
     first = sampler.sample({"input_ids": PROMPTS[0]}, params)
     assert together[0].sequences[0].tokens == first[0].sequences[0].tokens
+
+
+def test_a_rank_that_is_killed_in_a_step_ends_all_calls() -> None:
+    with opened(2) as sampler, ThreadPoolExecutor(1) as pool:
+        sampler.sample({"input_ids": PROMPTS[0]}, SamplingParams(max_tokens=2))
+        ranks = sampler._engine._ranks  # type: ignore[attr-defined]
+        params = SamplingParams(max_tokens=1900, ignore_eos=True)
+        asked = pool.submit(sampler.sample, {"input_ids": PROMPTS[0]}, params)
+        wait_until(lambda: sampler._engine.progress().running > 0, "it generates")
+        os.kill(ranks.processes.pids[0], signal.SIGKILL)
+        error = asked.exception(timeout=60)
+    assert isinstance(error, EngineDead)
+    assert "rank 1 of 2 was ended by SIGKILL" in error.message

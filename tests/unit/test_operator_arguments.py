@@ -115,6 +115,13 @@ def test_settings_arrive_as_they_were_given(
     assert {name: context.params[name] for name in read} == read
 
 
+@pytest.mark.parametrize(("gpus", "device"), [({}, "cuda"), ({"count": 0}, "cpu")])
+def test_a_model_on_several_ranks_of_torch(gpus: dict[str, Any], device: str) -> None:
+    words = serve_arguments(sd(MINIMAL, {"tensorParallelSize": 2, "gpu": gpus}))
+    read = command("serve").make_context("serve", words[1:]).params
+    assert (read["tensor_parallel_size"], read["device"]) == (2, device)
+
+
 @pytest.mark.parametrize(
     ("seconds", "word"),
     [(10, "10"), (10.0, "10"), (0.1, "0.1"), (5.25, "5.25"), (1234567.25, "1234567.25")],

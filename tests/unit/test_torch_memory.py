@@ -7,7 +7,9 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from sampler_server.engines.torch.memory import KVMemory, KVRow  # noqa: E402
+from sampler_server.engines.torch.memory import KVMemory, KVRow, SlabStore  # noqa: E402
+from sampler_server.engines.torch.ranks.moves import NotedStore, Replica  # noqa: E402
+from sampler_server.engines.torch.ranks.orders import Move  # noqa: E402
 from sampler_server.engines.torch.shape import KVShape  # noqa: E402
 
 SHAPE = KVShape(layers=1, heads=1, dim=1, dtype=torch.float32, device=torch.device("cpu"))
@@ -77,3 +79,43 @@ def test_new_memory_is_zero_and_wiped_memory_is() -> None:
     fill(row, float("nan"), 0, 10)
     memory.wipe(row)
     assert bool((row.slab.data == 0).all())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 11), st.integers(1, 300)), max_size=60))
+def test_another_rank_that_repeats_the_moves_has_the_same_rows(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    moves: list[Move] = []
+
+    def noted(shape: KVShape, budget: int, slab_tokens: int) -> SlabStore:
+        return NotedStore(shape, budget, slab_tokens, moves)
+
+    memory = KVMemory(SHAPE, 1000, 256, 600, noted)
+    other = Replica(SHAPE, 1000, 256)
+    rows: list[KVRow] = []
+    mark = 0.0
+    for action, which, size in steps:
+        if action == 0 or not rows:
+            placed = memory.place(size)
+            rows += [] if placed is None else [placed]
+        elif action == 1:
+            row = rows[which % len(rows)]
+            longer = min(600, row.length + size)
+            if memory.grow(row, longer):
+                row.length = longer
+        elif action == 2:
+            memory.free(rows.pop(which % len(rows)))
+        else:
+            memory.wipe(rows[which % len(rows)])
+        for move in moves:
+            other.repeat(move)
+        moves.clear()
+        # A step: both write what is new.
+        for row in rows:
+            mark += 1
+            for slab in (row.slab, other[row.slab.number]):
+                slab.data[:, :, row.index, :, : row.length] = mark
+        assert len(other) == len(list(memory.slabs()))
+        for slab in memory.slabs():
+            assert torch.equal(slab.data, other[slab.number].data)

@@ -60,7 +60,7 @@ class SamplerDeploymentSpec(SpecModel):
     replicas: int = Field(default=1, ge=0, le=10000)
     """Pods. Leave it out where an autoscaler sets it."""
     tensor_parallel_size: int = Field(default=1, ge=1, le=64)
-    """GPUs that hold one copy of the model together; more than 1 needs ``engine.vllm``.
+    """GPUs, or with ``gpu.count: 0`` processes, that hold one copy of the model together.
     ``engine.sim`` has no copy."""
     engines_per_gpu: int = Field(default=1, alias="enginesPerGPU", ge=1, le=16)
     """Engine processes that share a pod's GPU; small models are faster with several."""
@@ -138,12 +138,6 @@ class SamplerDeploymentSpec(SpecModel):
             message="must be 0 (run on CPUs) or equal tensorParallelSize; leave it out",
             holds=lambda spec: spec.gpu.count in (None, 0, spec.tensor_parallel_size),
             field="gpu.count",
-        ),
-        Rule(
-            cel="!has(self.engine.torch) || self.tensorParallelSize == 1",
-            message="engine.torch serves tensorParallelSize 1 so far; use engine.vllm",
-            holds=lambda spec: spec.engine.kind != "torch" or spec.tensor_parallel_size == 1,
-            field="tensorParallelSize",
         ),
         Rule(
             cel="self.tensorParallelSize == 1 || self.enginesPerGPU == 1",

@@ -45,7 +45,7 @@ class TorchSpec(_Common):
     max_kv_tokens: int | None = Field(default=None, ge=1)
     """Tokens of all running sequences together; by default from the memory that is free."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads of an engine."""
+    """CPU threads of an engine, of all its ranks together."""
     batch_invariant: bool = False
     """One sequence a step: slow, and equal bits whatever else runs."""
 

@@ -24,17 +24,22 @@ from sampler_api.errors import AdapterCapacity, AdapterError, AdapterUnsupported
 
 from .lora import LoraWeights, read_lora
 
-__all__ = ["Adapters"]
+__all__ = ["Adapters", "weightless"]
 
 _Active = list[tuple[dict[str, LoraWeights], Tensor | None]]
 
 
 class Adapters:
-    """The adapters that one engine holds, by digest and by a number that is never used again."""
+    """The adapters that one engine holds, by digest and by a number that is never used again.
 
-    def __init__(self, model: nn.Module, capacity: int, max_rank: int) -> None:
+    ``skeleton``: what ``weightless`` makes of the whole model, where ``model`` is a part of it.
+    """
+
+    def __init__(
+        self, model: nn.Module, capacity: int, max_rank: int, skeleton: nn.Module | None = None
+    ) -> None:
         self._modules = dict(model.named_modules())
-        self._skeleton = _weightless(model)
+        self._skeleton = weightless(model) if skeleton is None else skeleton
         self._capacity = capacity
         self._max_rank = max_rank
         self._numbers: dict[str, int] = {}
@@ -50,6 +55,12 @@ class Adapters:
 
     def read(self, directory: Path) -> dict[str, LoraWeights]:
         """Read and check an adapter, outside the engine's thread."""
+        weights = self.read_whole(directory)
+        self.place(weights)
+        return weights
+
+    def read_whole(self, directory: Path) -> dict[str, LoraWeights]:
+        """Read and check an adapter; it stays on the CPU as it is in the file."""
         # PEFT patches module classes while it injects.
         with self._reading:
             weights = read_lora(copy.deepcopy(self._skeleton), directory)
@@ -58,9 +69,13 @@ class Adapters:
                 raise AdapterUnsupported(
                     f"{directory}: {name} has rank {found.rank}; at most {self._max_rank} is served"
                 )
+        return weights
+
+    def place(self, weights: dict[str, LoraWeights]) -> None:
+        """Move the weights to the layers that they are for, and cast them as these are."""
+        for name, found in weights.items():
             weight = self._modules[name].weight
             found.to(weight.device, weight.dtype)
-        return weights
 
     def hold(self, digest: str, weights: dict[str, LoraWeights]) -> None:
         """Make an adapter servable; between steps."""
@@ -107,7 +122,9 @@ class Adapters:
         for weights, _ in self._active:
             for name in weights.keys() - self._handles.keys():
                 module = self._modules[name]
-                self._handles[name] = module.register_forward_hook(self._hook_of(name))
+                # Before a hook that sums or joins the parts of several ranks.
+                hook = self._hook_of(name)
+                self._handles[name] = module.register_forward_hook(hook, prepend=True)
 
     def _unhook(self) -> None:
         if self._handles:
@@ -130,7 +147,7 @@ class Adapters:
         return add
 
 
-def _weightless(model: nn.Module) -> nn.Module:
+def weightless(model: nn.Module) -> nn.Module:
     """A copy with shapes and dtypes only."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():

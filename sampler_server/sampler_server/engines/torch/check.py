@@ -93,8 +93,8 @@ def prove_attention(model: ServedModel, memory: KVMemory) -> None:
                 layout = arrange(
                     [Chunk(row, start, ids[start:end])], model.shape.heads, model.device
                 )
-                keep = torch.arange(end - start, device=model.device)
-                found.append(model.forward(layout, keep).float().log_softmax(-1))
+                logits = model.forward(layout, range(end - start))
+                found.append(logits.float().log_softmax(-1))
     except (UnsupportedAttention, AttributeError, TypeError, RuntimeError, IndexError) as error:
         raise ModelInvalid(
             f"{type(model.model).__name__} cannot run in packed steps: {error}"

@@ -12,6 +12,7 @@ import torch
 
 from sampler_api.errors import (
     AdapterCapacity,
+    EngineDead,
     EngineFailed,
     InvalidRequest,
     ModelInvalid,
@@ -23,10 +24,11 @@ from .adapters import Adapters
 from .check import MAX_LOGPROBS, fault_of, prove_attention
 from .forward import Outcome, run_step
 from .lora import LoraWeights
-from .memory import KVMemory
+from .memory import KVMemory, SlabStore
 from .model import load_model
 from .options import TorchOptions
 from .packing import pack_linears, unpack_linears
+from .ranks.lead import Ranks
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
 from .sequence import Sequence
@@ -47,13 +49,16 @@ _SCORED_VALUES = 1 << 25
 
 
 class TorchCore:
-    """Loads the model, proves packed steps against it, then steps on request."""
+    """Loads the model, proves packed steps against it, then steps on request.
 
-    def __init__(self, options: TorchOptions) -> None:
+    With ``ranks`` it is the first of several, which hold a part of the model each.
+    """
+
+    def __init__(self, options: TorchOptions, ranks: Ranks | None = None) -> None:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._processor = options.logits_processor
-        self._model = model = load_model(options)
+        self._model = model = load_model(options) if ranks is None else ranks.load_model()
         is_cpu = model.device.type == "cpu"
         budget = options.kv_tokens or options.slots * _TOKENS_PER_SLOT
         limit = min(model.context_limit, options.context_limit or model.context_limit, budget)
@@ -62,10 +67,14 @@ class TorchCore:
                 f"{options.slots} slots and {limit} tokens leave no room to generate"
             )
         slab_tokens = min(_CPU_SLAB_TOKENS if is_cpu else _SLAB_TOKENS, max(1, budget // _SLABS))
-        memory = KVMemory(model.shape, budget, slab_tokens, limit)
+        make_store = SlabStore if ranks is None else ranks.make_store
+        memory = KVMemory(model.shape, budget, slab_tokens, limit, make_store)
         prove_attention(model, memory)
-        self.adapters = Adapters(model.model, options.max_adapters, options.max_lora_rank)
-        if is_cpu and options.pack_weights:
+        make_adapters = Adapters if ranks is None else ranks.make_adapters
+        self.adapters = make_adapters(model.model, options.max_adapters, options.max_lora_rank)
+        self._options = options
+        self._is_packed = is_cpu and options.pack_weights
+        if self._is_packed:
             pack_linears(model.model)
         self._scheduler = Scheduler(
             memory,
@@ -157,6 +166,8 @@ class TorchCore:
         if shares:
             try:
                 self._run(shares)
+            except EngineDead:
+                raise
             except Exception:
                 _log.exception("a step of %d sequences failed; repeating them alone", len(shares))
                 self._run_alone(shares)
@@ -202,6 +213,8 @@ class TorchCore:
                 continue
             try:
                 self._run([share])
+            except EngineDead:
+                raise
             except Exception as error:
                 _log.exception("sequence %d failed", sequence.key)
                 self._fail(sequence, f"{type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from sampler_api.errors import EngineDead
 from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink
 from .core import TorchCore
 from .options import TorchOptions
+from .ranks.lead import Ranks, start_ranks
 
 __all__ = ["TorchEngine"]
 
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 _GATHER_SECONDS = 0.003
 """How long an idle engine waits for companions of a first request: less than any step takes."""
+_CLOSED = "the engine is closed"
+_GRACE_SECONDS = 10.0
+"""How long a step of several ranks may take to end; then a rank that hangs is killed."""
 _NO_KEY = 0
 """No sequence's; keys count from 1."""
 
@@ -36,9 +40,11 @@ class TorchEngine:
         self._commands: deque[Callable[[TorchCore], None]] = deque()
         self._asked: set[Future[None]] = set()
         self._is_closing = False
-        self._end = "the engine is closed"
+        self._end = _CLOSED
         """Why it takes no more commands, once ``_is_closing``."""
         self._core: TorchCore | None = None
+        self._ranks: Ranks | None = None
+        self._sink: Sink | None = None
         self._thread: threading.Thread | None = None
         self._progress = EngineProgress()
 
@@ -53,11 +59,22 @@ class TorchEngine:
 
     def start(self, sink: Sink) -> None:
         """Load the model, prove that packed steps are right for it, and begin to step."""
-        self._core = TorchCore(self._options)
+        self._sink = sink
+        ranks = self._ranks = start_ranks(self._options, self._lost)
+        try:
+            options = self._options if ranks is None else ranks.options
+            self._core = TorchCore(options, ranks)
+        except BaseException:
+            if ranks is not None:
+                ranks.close()
+            raise
         self._thread = threading.Thread(
             target=self._loop, args=(self._core, sink), name="torch-engine", daemon=True
         )
         self._thread.start()
+        if ranks is not None and ranks.processes.reason:
+            # Lost while nobody could be told.
+            self._lost(ranks.processes.reason)
 
     def submit(self, requests: Sequence[EngineRequest]) -> None:
         """Queue sequences; a bad one answers with an error delta."""
@@ -100,11 +117,19 @@ class TorchEngine:
             self._is_closing = True
             self._wake.notify()
         self._let_askers_go()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        is_another = self._thread is not None and self._thread is not threading.current_thread()
+        if self._ranks is not None:
+            if self._thread is not None and is_another:
+                self._thread.join(_GRACE_SECONDS)
+            self._ranks.close()
+        if self._thread is not None and is_another:
+            # With ranks it may wait on a device for one that has gone, and nothing ends that.
+            self._thread.join(None if self._ranks is None else _GRACE_SECONDS)
 
     def abandon(self) -> None:
-        """Nothing: its thread goes with the process."""
+        """Kill the other ranks; its thread goes with the process."""
+        if self._ranks is not None:
+            self._ranks.processes.kill()
 
     def _started(self) -> TorchCore:
         if self._core is None:
@@ -157,7 +182,23 @@ class TorchEngine:
                 # A request that fails is answered inside a step. What comes here is the engine's
                 # own end, such as a device that has gone; whatever it is, nobody may wait on.
                 _log.exception("the torch engine has died")
-                self._die(core, sink, f"the engine has died: {type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                if isinstance(error, EngineDead):
+                    why = error.message
+                self._die(core, sink, f"the engine has died: {why}")
+
+    def _lost(self, reason: str) -> None:
+        """Another rank has gone, and the engine's thread may wait for it: nobody else may."""
+        if self._thread is None:
+            return  # ``start`` raises
+        with self._wake:
+            self._end = f"the engine has died: {reason}"
+            self._is_closing = True
+            self._wake.notify()
+        self._let_askers_go()
+        if self._sink is not None:
+            error = EngineDead(self._end)
+            self._give(self._sink, [Delta(_NO_KEY, finish="error", error=error)])
 
     def _die(self, core: TorchCore, sink: Sink, reason: str) -> None:
         with self._wake:

@@ -67,9 +67,8 @@ def run_step(
             places.extend([len(keep)] * len(group))
             keep.append(chunk.first + count - 1)
     # A model cannot be asked for no logits at all.
-    wanted = torch.tensor(keep or [layout.size - 1], device=model.device)
     with adapters(layout.adapters):
-        logits = model.forward(layout, wanted)
+        logits = model.forward(layout, keep or [layout.size - 1])
     for sequence, first, place, count in scored:
         assert sequence.scorer is not None
         sequence.scorer.take(first, logits[place : place + count])

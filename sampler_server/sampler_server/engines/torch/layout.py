@@ -67,10 +67,11 @@ class SlabRun:
 
 @dataclass(slots=True)
 class Layout:
-    """One step: ids, positions i64 [1, T], and the runs."""
+    """One step: ids, positions i64 [1, T], the chunks in their order, and the runs."""
 
     ids: Tensor
     positions: Tensor
+    chunks: list[Chunk]
     runs: list[SlabRun]
     size: int
     adapters: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -97,6 +98,7 @@ def arrange(chunks: Sequence[Chunk], kv_heads: int, device: torch.device) -> Lay
     return Layout(
         ids=torch.from_numpy(ids)[None].to(device),
         positions=torch.from_numpy(positions)[None].to(device),
+        chunks=ordered,
         runs=runs,
         size=at,
         adapters=adapters.astype(np.int64),

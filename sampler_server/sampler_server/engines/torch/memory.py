@@ -7,14 +7,14 @@ is replaced by the last of its capacity, so that slabs stay dense. All slabs up 
 have the same number of bytes and are used again under another capacity.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from .shape import KVShape
 
-__all__ = ["KVMemory", "KVRow", "Slab"]
+__all__ = ["KVMemory", "KVRow", "Slab", "SlabStore"]
 
 # Smaller rows would save little memory and split the batch into more attention calls.
 SMALLEST_ROW = 128
@@ -32,7 +32,10 @@ class KVRow:
 
 
 class Slab:
-    """``rows`` rows of ``capacity`` tokens; ``data`` is [layers, 2, rows, heads, capacity, dim]."""
+    """``rows`` rows of ``capacity`` tokens; ``data`` is [layers, 2, rows, heads, capacity, dim].
+
+    ``number`` is never used again, so that other processes can name the slab.
+    """
 
     __slots__ = (
         "capacity",
@@ -41,12 +44,14 @@ class Slab:
         "flat_keys",
         "flat_values",
         "keys",
+        "number",
         "owners",
         "rows",
         "values",
     )
 
-    def __init__(self, flat: Tensor, shape: KVShape, capacity: int, rows: int) -> None:
+    def __init__(self, number: int, flat: Tensor, shape: KVShape, capacity: int, rows: int) -> None:
+        self.number = number
         self.flat = flat
         self.capacity = capacity
         self.rows = rows
@@ -68,17 +73,75 @@ class Slab:
         return self.rows * self.capacity
 
 
+class SlabStore:
+    """The tensors of slabs: what is in them moves here and nowhere else.
+
+    Where rows go is ``KVMemory``'s decision. Stores that are asked the same in the same order hold
+    the same slabs, which is how several processes keep their parts of one cache.
+    """
+
+    def __init__(self, shape: KVShape, budget: int, slab_tokens: int) -> None:
+        self._shape = shape
+        self._budget = budget
+        self._slab_tokens = slab_tokens
+        self._spare: list[Tensor] = []
+        self._last = 0
+        self.allocated = 0
+        """Tokens in slabs that are in use."""
+
+    def make(self, capacity: int, rows: int) -> Slab:
+        """A slab of zeros, or of what an earlier one has left; raises when the device is full."""
+        tokens = rows * capacity
+        if tokens == self._slab_tokens and self._spare:
+            flat = self._spare.pop()
+        else:
+            while self._spare and self.allocated + self._spare_tokens + tokens > self._budget:
+                self._spare.pop()
+            # Zeros, not empty: attention multiplies what is masked by zero, which NaN survives.
+            flat = torch.zeros(
+                tokens * self._shape.values_per_token,
+                dtype=self._shape.dtype,
+                device=self._shape.device,
+            )
+        self.allocated += tokens
+        self._last += 1
+        return Slab(self._last, flat, self._shape, capacity, rows)
+
+    def release(self, slab: Slab) -> None:
+        """Take a slab back; its memory is used again."""
+        self.allocated -= slab.tokens
+        if slab.tokens == self._slab_tokens:
+            self._spare.append(slab.flat)
+
+    def copy(self, source: Slab, row: int, target: Slab, place: int, length: int) -> None:
+        """Copy the first ``length`` positions of all layers from a row to the row ``place``."""
+        target.data[:, :, place, :, :length] = source.data[:, :, row, :, :length]
+
+    def wipe(self, slab: Slab, row: int) -> None:
+        """Zero a row."""
+        slab.data[:, :, row].zero_()
+
+    @property
+    def _spare_tokens(self) -> int:
+        return len(self._spare) * self._slab_tokens
+
+
 class KVMemory:
     """Places rows within ``budget`` tokens; never allocates more."""
 
-    def __init__(self, shape: KVShape, budget: int, slab_tokens: int, row_limit: int) -> None:
-        self._shape = shape
+    def __init__(
+        self,
+        shape: KVShape,
+        budget: int,
+        slab_tokens: int,
+        row_limit: int,
+        make_store: Callable[[KVShape, int, int], SlabStore] = SlabStore,
+    ) -> None:
         self._slab_tokens = min(_power_of_two(slab_tokens), _power_of_two_below(budget))
         self.budget = budget
         self.row_limit = min(row_limit, budget)
         self._slabs: dict[int, list[Slab]] = {}
-        self._spare: list[Tensor] = []
-        self._allocated = 0
+        self._store = make_store(shape, budget, self._slab_tokens)
 
     def capacity_for(self, length: int) -> int:
         """Capacity of the row that a sequence of this length lives in."""
@@ -95,7 +158,7 @@ class KVMemory:
     @property
     def allocated(self) -> int:
         """Tokens in slabs with at least one row; at most the budget."""
-        return self._allocated
+        return self._store.allocated
 
     def slabs(self) -> Iterator[Slab]:
         """All slabs that hold rows."""
@@ -132,9 +195,7 @@ class KVMemory:
     def copy(self, source: KVRow, target: KVRow, length: int) -> None:
         """Copy the first ``length`` positions of all layers."""
         if length:
-            target.slab.data[:, :, target.index, :, :length] = source.slab.data[
-                :, :, source.index, :, :length
-            ]
+            self._store.copy(source.slab, source.index, target.slab, target.index, length)
         target.length = length
 
     def free(self, row: KVRow) -> None:
@@ -150,40 +211,17 @@ class KVMemory:
             last.slab, last.index = row.slab, row.index
         if not donor.owners:
             slabs.remove(donor)
-            self._give_back(donor)
+            self._store.release(donor)
 
     def wipe(self, row: KVRow) -> None:
         """Zero a row that may hold values that are not finite: a mask does not silence them."""
-        row.slab.data[:, :, row.index].zero_()
+        self._store.wipe(row.slab, row.index)
 
     def _new_slab(self, capacity: int) -> Slab | None:
         rows = max(1, self._slab_tokens // capacity)
-        tokens = rows * capacity
-        if self._allocated + tokens > self.budget:
+        if self._store.allocated + rows * capacity > self.budget:
             return None
-        is_common = tokens == self._slab_tokens
-        if is_common and self._spare:
-            flat = self._spare.pop()
-        else:
-            while self._spare and self._allocated + self._spare_tokens + tokens > self.budget:
-                self._spare.pop()
-            # Zeros, not empty: attention multiplies what is masked by zero, which NaN survives.
-            flat = torch.zeros(
-                tokens * self._shape.values_per_token,
-                dtype=self._shape.dtype,
-                device=self._shape.device,
-            )
-        self._allocated += tokens
-        return Slab(flat, self._shape, capacity, rows)
-
-    @property
-    def _spare_tokens(self) -> int:
-        return len(self._spare) * self._slab_tokens
-
-    def _give_back(self, slab: Slab) -> None:
-        self._allocated -= slab.tokens
-        if slab.tokens == self._slab_tokens:
-            self._spare.append(slab.flat)
+        return self._store.make(capacity, rows)
 
 
 def _power_of_two(number: int) -> int:

@@ -7,7 +7,7 @@ pass where it does not.
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -21,7 +21,10 @@ from .layout import Layout
 from .options import DTypeName, TorchOptions
 from .shape import KVShape
 
-__all__ = ["ServedModel", "load_model"]
+__all__ = ["ServedModel", "Sharder", "load_model"]
+
+Sharder = Callable[[Any, torch.device], int]
+"""Leaves one rank's part of a model, on its device; says how many key heads a layer has left."""
 
 _SERVED_LAYERS: Final = {"full_attention", "sliding_attention"}
 # These change the angles of all tokens of a batch when one sequence is long.
@@ -29,9 +32,9 @@ _BATCH_WIDE_ROPE: Final = {"dynamic", "longrope"}
 
 
 class ServedModel:
-    """A transformers model that runs packed steps."""
+    """A transformers model, or one rank's part of it, that runs packed steps."""
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, kv_heads: int | None = None) -> None:
         self.model = model
         self.device = device
         self._own_attention = model.config._attn_implementation
@@ -40,7 +43,7 @@ class ServedModel:
         query_heads = config.num_attention_heads
         self.shape = KVShape(
             layers=config.num_hidden_layers,
-            heads=getattr(config, "num_key_value_heads", None) or query_heads,
+            heads=kv_heads or getattr(config, "num_key_value_heads", None) or query_heads,
             dim=head_dim or config.hidden_size // query_heads,
             dtype=model.dtype,
             device=device,
@@ -63,9 +66,10 @@ class ServedModel:
         """Undo ``take_over``."""
         self.model.set_attn_implementation(self._own_attention)
 
-    def forward(self, layout: Layout, keep: Tensor) -> Tensor:
-        """Logits [n, V] of the tokens ``keep`` i64 [n] of a step."""
-        wanted: dict[str, Tensor] = {"logits_to_keep": keep} if self._keeps_rows else {}
+    def forward(self, layout: Layout, keep: Sequence[int]) -> Tensor:
+        """Logits [n, V] of n tokens of a step."""
+        rows = torch.tensor(keep, device=self.device)
+        wanted: dict[str, Tensor] = {"logits_to_keep": rows} if self._keeps_rows else {}
         logits: Tensor = self.model(
             input_ids=layout.ids,
             position_ids=layout.positions,
@@ -73,7 +77,7 @@ class ServedModel:
             sampler_layout=layout,
             **wanted,
         ).logits[0]
-        return logits if self._keeps_rows else logits[keep]
+        return logits if self._keeps_rows else logits[rows]
 
     def plain_logprobs(self, ids: Iterable[int]) -> Tensor:
         """Logprobs f32 [T, V] of the model's own forward pass, before ``take_over``."""
@@ -83,7 +87,7 @@ class ServedModel:
         return logits.float().log_softmax(-1)
 
 
-def load_model(options: TorchOptions) -> ServedModel:
+def load_model(options: TorchOptions, shard: Sharder | None = None) -> ServedModel:
     """Load or take the model of the options; raises ModelInvalid."""
     device = _device(options.device or _best_device())
     if options.dtype not in get_args(DTypeName):
@@ -93,9 +97,11 @@ def load_model(options: TorchOptions) -> ServedModel:
         model = _from_files(options, device)
     else:
         model = options.model
-        model.to(device)
     model.eval()
     _refuse(model)
+    if shard is not None:
+        return ServedModel(model, device, shard(model, device))
+    model.to(device)
     return ServedModel(model, device)
 
 
@@ -130,7 +136,6 @@ def _from_files(options: TorchOptions, device: torch.device) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInvalid(f"model: {options.model} cannot be loaded: {line}", "model") from error
-    model.to(device)
     return model
 
 

@@ -45,6 +45,10 @@ class TorchOptions:
     logits_processor: LogitsProcessor | None = None
     trust_remote_code: bool = False
     threads: int | None = None
+    """CPU threads, of all ranks together."""
+    tensor_parallel_size: int = 1
+    """Ranks that hold a part of the model each: processes, of which this one is the first. Takes a
+    model's files, on ``cpu`` or ``cuda``, where the ranks take the first cards."""
     pack_weights: bool = True
     """Keep a second copy of weights in the layout that the CPU's matrix library wants."""
     base_digest: str = ""

@@ -15,6 +15,7 @@ The tree (each class carries a stable ``code`` and whether a retry elsewhere can
     * BaseMismatch            the replica serves another base than the request names (retryable)
     * RevisionGone            no replica serves the revision any more; carries partial results
     * ModelInvalid            the model cannot be loaded
+    * WeightsInvalid          a directory that cannot replace the base's weights; names the file
   * FleetError
     * Unauthorized            missing or wrong token
     * Forbidden               the token's role does not allow this
@@ -75,6 +76,7 @@ __all__ = [
     "Unauthorized",
     "UnknownRequest",
     "Unsupported",
+    "WeightsInvalid",
     "error_class",
     "error_from_wire",
 ]
@@ -175,6 +177,13 @@ class ModelInvalid(ModelError):
     """The model directory cannot be loaded."""
 
     code = "model_invalid"
+
+
+class WeightsInvalid(ModelError, ValueError):
+    """The directory cannot take the place of the base that is served: other shapes, a truncated
+    file, NaN, another tokenizer; the old weights go on serving."""
+
+    code = "weights_invalid"
 
 
 class FleetError(SamplerError):
@@ -303,6 +312,7 @@ HTTP_STATUS: dict[str, int] = {
     "protocol_error": 400,
     "adapter_invalid": 400,
     "adapter_unsupported": 400,
+    "weights_invalid": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "adapter_missing": 404,

@@ -1,8 +1,9 @@
 """What operator, servers and clients tell each other about a fleet outside of sessions.
 
-Three documents: :class:`AdaptersConfig` (operator to pods, a file in a mounted ConfigMap),
+Documents: :class:`AdaptersConfig` (operator to pods, a file in a mounted ConfigMap),
 :class:`ReplicaStatus` (a pod's answer to ``GET /status``), :class:`LocalFleet` (local runtime to
-clients of the same machine, a state file). All are JSON.
+clients of the same machine, a state file), :class:`WeightsUpdate` and its answer
+:class:`WeightsUpdated` (whoever manages a replica to its management port). All are JSON.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from .frames import Load, ModelCard
+from .revisions import InFlight
 
 __all__ = [
     "ADAPTERS_FILE",
@@ -21,6 +23,8 @@ __all__ = [
     "LocalReplica",
     "ReplicaStatus",
     "RequiredAdapter",
+    "WeightsUpdate",
+    "WeightsUpdated",
 ]
 
 ADAPTERS_FILE: Final = "adapters.json"
@@ -115,3 +119,22 @@ class LocalFleet(msgspec.Struct, frozen=True):
     uid: str
     pid: int
     replicas: tuple[LocalReplica, ...] = ()
+
+
+class WeightsUpdate(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Replace the base's weights by those of a directory below the replica's adapter roots.
+
+    ``finish_seconds`` bounds the wait for running sequences with ``in_flight="finish"``; ``None``
+    waits as long as they take.
+    """
+
+    directory: str
+    in_flight: InFlight = "finish"
+    finish_seconds: float | None = None
+
+
+class WeightsUpdated(msgspec.Struct, frozen=True):
+    """The base that is served now and the one before: equal when the weights were there already."""
+
+    base: str
+    previous: str

@@ -129,6 +129,9 @@ class ServerHello(msgspec.Struct, frozen=True, tag="welcome"):
     siblings: tuple[int, ...] = ()
     max_frame_bytes: int = 64 << 20
     protocol: int = PROTOCOL_VERSION
+    succeeds: tuple[str, ...] = ()
+    """Bases that were replaced here by the one of the card, whose unfinished sequences are to go on
+    under it once no replica serves theirs."""
 
 
 class RevisionRef(msgspec.Struct, frozen=True, array_like=True):

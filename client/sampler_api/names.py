@@ -12,6 +12,8 @@ SESSION_PATH: Final = "/v1/session"
 SAMPLE_PATH: Final = "/v1/sample"
 TOKENIZER_PATH: Final = "/v1/tokenizer"
 ADAPTERS_PATH: Final = "/v1/adapters"
+WEIGHTS_PATH: Final = "/weights"
+"""On the management port."""
 
 DATA_PORT: Final = 8000
 MANAGE_PORT: Final = 9000

@@ -4,9 +4,16 @@ Pure data; how digests are computed stands in ``sampler_core.adapters`` and
 ``sampler_core.bases``.
 """
 
+from typing import Literal
+
 import msgspec
 
-__all__ = ["AdapterRevision", "Revision"]
+__all__ = ["AdapterRevision", "InFlight", "Revision"]
+
+InFlight = Literal["finish", "abort", "continue"]
+"""What becomes of sequences that run when base weights are replaced: they end on the old weights
+before the change, they end at once with RevisionGone and what they have, or they go on from their
+tokens on the new weights."""
 
 
 class Revision(msgspec.Struct, frozen=True, array_like=True, gc=False):

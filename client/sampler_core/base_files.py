@@ -1,7 +1,8 @@
 """The files of a base model: weight shards, config, tokenizer; and the shapes of its modules."""
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from sampler_api.errors import ModelInvalid
 
 from .safetensors_file import SafetensorsError, TensorInfo, read_header
 
-__all__ = ["forward_config", "linear_shapes", "tokenizer_files", "weight_shards"]
+__all__ = ["forward_config", "linear_shapes", "read_headers", "tokenizer_files", "weight_shards"]
 
 CONFIG_FILE: Final = "config.json"
 SINGLE_FILE: Final = "model.safetensors"
@@ -114,21 +115,25 @@ def linear_shapes(directory: Path) -> dict[str, tuple[int, int]]:
     ModelInvalid.
     """
     shapes: dict[str, tuple[int, int]] = {}
-    for info in _tensors(directory):
+    headers = read_headers(weight_shards(directory))
+    for info in itertools.chain.from_iterable(headers.values()):
         module, dot, last = info.name.rpartition(".")
         if dot and last == "weight" and len(info.shape) == 2:
             shapes[module] = (info.shape[0], info.shape[1])
     return dict(sorted(shapes.items()))
 
 
-def _tensors(directory: Path) -> Iterator[TensorInfo]:
-    for shard in weight_shards(directory):
+def read_headers(shards: Sequence[Path]) -> dict[Path, list[TensorInfo]]:
+    """The tensors of each shard, as its header says. Raises ModelInvalid."""
+    found = {}
+    for shard in shards:
         try:
-            yield from read_header(shard).values()
+            found[shard] = list(read_header(shard).values())
         except SafetensorsError as error:
             raise ModelInvalid(str(error), "model") from None
         except OSError as error:
             raise ModelInvalid(f"{shard}: cannot be read ({error.strerror})", "model") from None
+    return found
 
 
 def _forward(config: Mapping[str, Any]) -> dict[str, Any]:

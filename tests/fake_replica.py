@@ -65,6 +65,7 @@ def hello_of(
     base: str = BASE,
     context_limit: int = 4096,
     max_frame_bytes: int = 64 << 20,
+    succeeds: tuple[str, ...] = (),
 ) -> ServerHello:
     """The first frame of a replica that grants so much."""
     card = ModelCard(
@@ -79,7 +80,9 @@ def hello_of(
         max_logprobs=8,
     )
     grant = Grant(1, sequences, tokens)
-    return ServerHello(replica, incarnation, card, grant, max_frame_bytes=max_frame_bytes)
+    return ServerHello(
+        replica, incarnation, card, grant, max_frame_bytes=max_frame_bytes, succeeds=succeeds
+    )
 
 
 def make_group(

@@ -202,7 +202,8 @@ class Connection:
         if before is not None and not is_same:
             self._move_limbo(is_dead=True)
         replica = before if is_same and before is not None else None
-        if replica is None:
+        if replica is None or replica.hello.card.base != hello.card.base:
+            # With other weights it is another one to whatever waits, and the same to what it has.
             replica = self.replica = Replica(self.endpoint.url, hello)
         else:
             replica.hello = hello

@@ -9,7 +9,7 @@ behind it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from sampler_api.codec import decode_server, prompt_columns, scatter
 from sampler_api.errors import (
@@ -33,10 +33,19 @@ from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.groups import ChildWork, Group, PromptScores
 
-from .endings import begin_anew, close_segment, count_death, end_if_complete, error_of, note_error
+from .endings import (
+    begin_anew,
+    close_segment,
+    count_death,
+    end_if_complete,
+    error_of,
+    is_in_flight,
+    note_error,
+)
 from .leftovers import Leftovers, attempt_of
 from .replica import Replica
 from .settings import ClientSettings
+from .succession import follow, heirs_of
 from .waiting import Waiting
 
 __all__ = ["Dispatcher"]
@@ -70,6 +79,10 @@ class Dispatcher:
 
     def submit(self, groups: Iterable[Group]) -> None:
         """Queue new groups, first come first served."""
+        groups = list(groups)
+        heirs = heirs_of(self.replicas.values())
+        if heirs:
+            follow(groups, heirs)
         for group in groups:
             group.seq = self._next_seq
             self._next_seq += 1
@@ -153,6 +166,7 @@ class Dispatcher:
                 replica.join(child)
             else:
                 replica.forget([attempt_of(child)])
+        self._follow_successors()
         # One that welcomes us again and again, and makes nothing.
         self._move_stuck([replica])
 
@@ -321,10 +335,32 @@ class Dispatcher:
                 self._wake(replica)
         self.pump()
 
+    def _follow_successors(self) -> None:
+        """What waits for a base that nobody serves goes on under the one that succeeds it, from the
+        tokens that it has."""
+        heirs = heirs_of(self.replicas.values())
+        if not heirs:
+            return
+        children = self._take_waiting(heirs)
+        follow({child.group: None for child in children}, heirs)
+        for child in children:
+            child.refused_by, child.last_error = frozenset(), None
+        self._put_back(children)
+
+    def _take_waiting(self, bases: Container[str]) -> list[ChildWork]:
+        # What is in flight of a group is credited to the base that the group names.
+        return self._waiting.take(lambda group: group.ref.base in bases and not is_in_flight(group))
+
+    def _put_back(self, children: list[ChildWork]) -> None:
+        if children:
+            self._waiting.put_back(children)
+            self.pump()
+
     def _fail_gone(self, patience: int) -> None:
+        self._follow_successors()
         served = {r.hello.card.base for r in self.replicas.values()}
         wanted = self._waiting.bases()
-        gone = wanted - served if served else set[str]()
+        gone = wanted - served - heirs_of(self.replicas.values()).keys() if served else set[str]()
         self._unserved_since = {b: self._unserved_since.get(b, self.ticks) for b in gone}
         for base, since in self._unserved_since.items():
             if self.ticks - since > patience:
@@ -339,11 +375,10 @@ class Dispatcher:
         """What waits for a base that is gone starts again on the one that was met last."""
         served = max(self.replicas.values(), key=lambda replica: replica.met).hello.card.base
         log.warning("no replica serves %s any more: beginning anew on %s", gone, served)
-        children = self._waiting.take(lambda group: group.ref.base == gone)
+        children = self._take_waiting({gone})
         for child in children:
             begin_anew(child, served)
-        self._waiting.put_back(children)
-        self.pump()
+        self._put_back(children)
 
     def _fail(self, concerns: Callable[[Group], bool], error: SamplerError) -> None:
         for child in self._waiting.take(concerns):

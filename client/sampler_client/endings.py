@@ -16,7 +16,7 @@ from sampler_api.frames import ERROR, RUNNING, Detail, ModelCard
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
 from sampler_core.delivered import end_of_delivered
-from sampler_core.groups import ChildWork
+from sampler_core.groups import ChildWork, Group
 
 __all__ = [
     "begin_anew",
@@ -24,6 +24,7 @@ __all__ = [
     "count_death",
     "end_if_complete",
     "error_of",
+    "is_in_flight",
     "note_error",
 ]
 
@@ -94,6 +95,11 @@ def begin_anew(child: ChildWork, base: str) -> None:
     child.started = child.given
     child.failures = child.deaths = 0
     child.refused_by, child.last_error = frozenset(), None
+
+
+def is_in_flight(group: Group) -> bool:
+    """A replica has some of it, which it makes under the weights that the group names."""
+    return any(child.flag == RUNNING and child.handle >= 0 for child in group.children)
 
 
 def end_if_complete(child: ChildWork, card: ModelCard) -> bool:

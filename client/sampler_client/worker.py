@@ -59,8 +59,8 @@ class Worker:
         self._listed: dict[str, Endpoint] = {}
         self._siblings: dict[str, tuple[int, ...]] = {}
         """Further ports by the endpoint whose hello has named them."""
-        self._incarnations: set[str] = set()
-        """All that were ever met."""
+        self._served: dict[str, str] = {}
+        """Incarnations that were ever met, with the base that they had last."""
         self._card_known = threading.Event()
         self._card_error: SamplerError | None = None
         self._inbox: deque[Group] = deque()
@@ -294,9 +294,9 @@ class Worker:
             self._follow()
         self._refusals.pop(url, None)
         # One that comes back is not news: another may have been met since.
-        if self.card is None or hello.incarnation not in self._incarnations:
+        if self.card is None or self._served.get(hello.incarnation) != hello.card.base:
             self.card = hello.card
-        self._incarnations.add(hello.incarnation)
+        self._served[hello.incarnation] = hello.card.base
         self._card_known.set()
 
     def refused(self, url: str, error: SamplerError) -> None:

@@ -58,3 +58,10 @@ def test_the_base_stays_while_nobody_takes_work(worker: Worker) -> None:
     worker.dispatcher.forget(OLD)
     worker.review_card()
     assert base_of(worker) == BASE
+
+
+def test_a_replica_that_comes_back_with_another_base_is_news(worker: Worker) -> None:
+    meet(worker, OLD, hello_of("a", "a-1", base=BASE))
+    for base in (OTHER_BASE, BASE):
+        meet(worker, OLD, hello_of("a", "a-1", base=base))
+        assert base_of(worker) == base

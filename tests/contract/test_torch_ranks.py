@@ -1,4 +1,8 @@
-"""The torch engine on two ranks: what it computes, and that its processes live and end together."""
+"""The torch engine on two ranks: what it computes, and that its processes live and end together.
+
+Every engine here is two processes that import torch and transformers, so that only what no other
+test holds runs each time; the rest, and all of the conformance tests, with ``make test-slow``.
+"""
 
 import os
 import signal
@@ -158,6 +162,7 @@ def test_adapters_are_on_all_ranks_or_on_none(
     assert_right(requests, shared.run(*requests), "qwen3")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_engine_at_once(two: TorchHarness) -> None:
     os.kill(pids_of(two)[0], signal.SIGKILL)
     two.wait(lambda: 0 in two.found)
@@ -181,6 +186,7 @@ def test_a_rank_that_hangs_ends_the_engine_also_while_it_idles(
     assert "rank 1 of 2 has not answered for" in error.message
 
 
+@pytest.mark.slow
 def test_closing_an_engine_whose_rank_hangs_kills_the_rank(
     two: TorchHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +260,7 @@ def test_a_server_that_is_killed_leaves_no_rank() -> None:
     wait_for_end(ranks)
 
 
+@pytest.mark.slow
 def test_a_drained_server_leaves_no_rank_and_ranks_do_not_end_before(last_word: Path) -> None:
     with server("--drain-seconds=0") as served:
         ranks = ranks_of(served)
@@ -264,6 +271,7 @@ def test_a_drained_server_leaves_no_rank_and_ranks_do_not_end_before(last_word: 
     assert not last_word.exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_split_its_model_says_why(last_word: Path) -> None:
     refused = server("--tensor-parallel-size=3")
     with pytest.raises(RuntimeError, match="ended with 1"):

@@ -15,7 +15,14 @@ from sampler_operator.pod import LAYOUTS, Template, chosen_template
 from sampler_operator.spec import SamplerDeployment
 from sampler_operator.spec.parse import parse
 
-NAMES = {"sim", "torch-hub-cpu", "torch-claim-gpu", "vllm-two-gpus", "everything-on"}
+NAMES = {
+    "sim",
+    "torch-hub-cpu",
+    "torch-two-ranks",
+    "torch-claim-gpu",
+    "vllm-two-gpus",
+    "everything-on",
+}
 
 
 def lines(template: Manifest) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from tests.apiserver import ApiServer
 from tests.apiserver_client import Object
 from tests.apiserver_pods import make_pod_ready, make_pod_unready, pod_path, remove_pod
 from tests.live_fleet import LiveFleet
@@ -24,17 +23,7 @@ FIRST, SECOND = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 BASE, OTHER_BASE = f"sha256:{'c' * 64}", f"sha256:{'d' * 64}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def operator(api_server: ApiServer, nodes: tuple[str, ...]) -> Iterator[OperatorProcess]:
-    assert nodes
-    with OperatorProcess(api_server) as running:
-        yield running
-
-
-@pytest.fixture
-def fleet(api_server: ApiServer, namespace: str) -> LiveFleet:
-    """Nothing is there yet."""
-    return LiveFleet(api_server, namespace)
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,13 @@ from tests.apiserver import ApiServer
 from tests.apiserver_client import Object, RefusedError
 from tests.apiserver_pods import fail_pod, play_kubelet
 from tests.live_fleet import SIM, LiveFleet
-from tests.operator_process import OperatorProcess
 from tests.spec_cases import changed
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "status-table.txt"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def operator(api_server: ApiServer, nodes: tuple[str, ...]) -> Iterator[OperatorProcess]:
-    assert nodes
-    with OperatorProcess(api_server) as running:
-        yield running
-
-
-@pytest.fixture
-def fleet(api_server: ApiServer, namespace: str) -> LiveFleet:
-    """Nothing is there yet."""
-    return LiveFleet(api_server, namespace)
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 def test_apply_wait_scale_and_delete(fleet: LiveFleet) -> None:

@@ -20,7 +20,7 @@ from tests.proxy import wait_until
 
 _KEPT: Final = FOLDER / "kept.json"
 _LOG: Final = FOLDER / "kept.log"
-_IMAGES: Final = ("sampler-operator", "sampler-sim")
+_IMAGES: Final = ("sampler-operator", "sampler-sim", "sampler-job")
 _START_SECONDS: Final = 600
 _END_SECONDS: Final = 60
 

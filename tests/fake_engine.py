@@ -1,6 +1,7 @@
 """An engine that does what a test says, and remembers what it was asked."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sampler_server.engines.base import (
     EngineRequest,
     Finish,
     Sink,
+    Weights,
 )
 
 __all__ = ["INFO", "FakeEngine"]
@@ -37,6 +39,8 @@ class FakeEngine:
         self.cancelled: list[int] = []
         self.state = EngineProgress()
         self.loaded: list[str] = []
+        self.fault: Exception | None = None
+        """What the next update of the weights raises."""
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -52,6 +56,11 @@ class FakeEngine:
 
     def unload_adapter(self, digest: str) -> None:
         self.loaded.remove(digest)
+
+    def update_weights(self, weights: Weights) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.info = replace(self.info, base_digest=weights.digest)
 
     def progress(self) -> EngineProgress:
         return self.state

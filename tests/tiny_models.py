@@ -106,7 +106,7 @@ def tiny_tokenizer() -> Path:
     return made_once("tokenizer", _make_tokenizer)
 
 
-def _make_model(architecture: Architecture, directory: Path) -> None:
+def _make_model(architecture: Architecture, step: int, directory: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -127,7 +127,7 @@ def _make_model(architecture: Architecture, directory: Path) -> None:
     if architecture != "qwen2":
         values["head_dim"] = 32
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(step)
         config = AutoConfig.for_model(architecture, **values)
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -142,9 +142,13 @@ def _make_model(architecture: Architecture, directory: Path) -> None:
         shutil.copy(file, directory)
 
 
-def tiny_model(architecture: Architecture = "qwen3") -> Path:
-    """The directory of a tiny model with its tokenizer (float32, EOS id 2, context 2,048)."""
-    return made_once(architecture, lambda directory: _make_model(architecture, directory))
+def tiny_model(architecture: Architecture = "qwen3", step: int = 0) -> Path:
+    """The directory of a tiny model with its tokenizer (float32, EOS id 2, context 2,048).
+
+    Another ``step`` is another set of weights and nothing else, as after a step of training.
+    """
+    name = f"{architecture}-step-{step}" if step else architecture
+    return made_once(name, lambda directory: _make_model(architecture, step, directory))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from sampler_api.errors import InvalidRequest, ModelInvalid
 from .serve_options import ServeOptions, wrong_option
 
 if TYPE_CHECKING:
+    from sampler_core.checked_weights import BaseLayout
     from sampler_server.engines.base import Engine
 
 __all__ = ["EngineParts", "sim_parts", "torch_parts", "vllm_parts"]
@@ -17,11 +18,13 @@ __all__ = ["EngineParts", "sim_parts", "torch_parts", "vllm_parts"]
 
 @dataclass(frozen=True, slots=True)
 class EngineParts:
-    """An engine that has not started; the tokenizer files of its model; shapes of its modules."""
+    """An engine that has not started; the tokenizer files of its model; shapes of its modules;
+    what new weights must have too (``None``: they are not compared)."""
 
     engine: "Engine"
     tokenizer_files: Callable[[], Mapping[str, bytes]]
     shapes: Mapping[str, tuple[int, int]] | None
+    layout: "BaseLayout | None"
 
 
 def _limits(options: ServeOptions) -> dict[str, int]:
@@ -62,13 +65,14 @@ def sim_parts(options: ServeOptions) -> EngineParts:
         )
     except InvalidRequest as error:
         raise wrong_option(f"sim_{error.field}", error.message.partition(": ")[2]) from None
-    return EngineParts(SimEngine(settings), tokenizer_files, None)
+    return EngineParts(SimEngine(settings), tokenizer_files, None, None)
 
 
 def torch_parts(options: ServeOptions) -> EngineParts:
     """The torch engine. Raises InvalidRequest, ModelInvalid, BaseMismatch."""
     directory = _directory(options.model)
     from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
+    from sampler_core.checked_weights import base_layout
     from sampler_server.engines.torch import TorchEngine, TorchOptions
     from sampler_server.identity import check_base
 
@@ -92,6 +96,7 @@ def torch_parts(options: ServeOptions) -> EngineParts:
         TorchEngine(torch_options),
         lambda: tokenizer_files(directory),
         linear_shapes(directory),
+        base_layout(directory),
     )
 
 
@@ -103,6 +108,7 @@ def vllm_parts(options: ServeOptions) -> EngineParts:
     check_version(installed_version())
     directory = _directory(options.model)
     from sampler_core.bases import base_digest, linear_shapes, tokenizer_files
+    from sampler_core.checked_weights import base_layout
     from sampler_server.identity import check_base
 
     digest = base_digest(directory)
@@ -125,6 +131,7 @@ def vllm_parts(options: ServeOptions) -> EngineParts:
         VllmEngine(vllm_options),
         lambda: tokenizer_files(directory),
         linear_shapes(directory),
+        base_layout(directory),
     )
 
 

@@ -96,6 +96,7 @@ def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -
             adapters=None if options.max_adapters == 0 else store,
             routers=[sample.router, openai.router],
             tokenizer_files=parts.tokenizer_files,
+            layout=parts.layout,
         )
 
 

@@ -19,6 +19,7 @@ from .auth import Access
 from .errors import error_response, install_error_handlers
 from .gate import BaseGate
 from .hub import Adapters, Hub
+from .served_weights import ChangeGate
 from .settings import ServeSettings
 from .websocket import Sessions
 
@@ -83,6 +84,7 @@ def create_app(
     app.state.sessions = sessions
     app.state.declared = declared
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(ChangeGate, change=hub.change)
     app.add_middleware(BaseGate, problem=base_problem)
     install_error_handlers(app)
     app.include_router(_router)

@@ -57,6 +57,11 @@ class Declaration:
             return self.error
         return self.base_problem() or self.declared.missing
 
+    def refusal(self, base: str) -> str:
+        """Why the base that is served here must not be replaced by ``base``."""
+        problem = base_problem(base, self.declared.bases(), self._template_hash)
+        return problem and f"{problem}; the fleet decides on its base"
+
     def base_problem(self) -> str:
         """Why the base that is served here must not be served; empty when it may."""
         return base_problem(self._base, self.declared.bases(), self._template_hash)
@@ -92,6 +97,10 @@ class Declaration:
     def begin(self, store: Adapters | None, base: str) -> None:
         """The engine runs and serves ``base``; adapters go into ``store``."""
         self._store, self._base = store, base
+
+    def rebase(self, base: str) -> None:
+        """Another base is served from now on."""
+        self._base = base
 
     async def run(self, on_other_base: Callable[[], Awaitable[None]]) -> None:
         """Follow the file until cancelled; ``on_other_base`` is called when the base turns out to

@@ -11,7 +11,7 @@ from .hub import Hub
 from .settings import ServeSettings
 from .websocket import Sessions
 
-__all__ = ["Drain", "hand_over"]
+__all__ = ["Drain", "flush", "hand_over"]
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,13 @@ async def hand_over(hub: Hub, sessions: Sessions, seconds: float) -> None:
     sessions.drain()
     # What lost its session too: its client finds another replica when it comes back.
     hub.cancel([s for s in hub.table.running.values() if s.client], HANDED_OVER)
-    await _until(hub, lambda: sessions.is_flushed, begun + seconds)
+    await flush(hub, sessions, seconds)
     log.info("handed over after %.2f s", hub.clock() - begun)
+
+
+async def flush(hub: Hub, sessions: Sessions, seconds: float) -> None:
+    """Until the clients have been told what has ended, or so many seconds have passed."""
+    await _until(hub, lambda: sessions.is_flushed, hub.clock() + seconds)
 
 
 class Drain:

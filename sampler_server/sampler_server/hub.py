@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from sampler_api.frames import ABORT, ERROR, LENGTH, RUNNING, STOP, Load, ModelC
 from sampler_core.delivered import end_of_delivered
 from sampler_core.stops import StopMatcher
 
+from .base_change import BaseChange
 from .batches import Adapters, Batch, Counters
 from .cards import model_card
 from .deltas import append
@@ -50,6 +52,7 @@ class Hub:
         self.adapters = adapters
         self.clock = clock
         self.table = StreamTable(settings or StreamSettings())
+        self.change = BaseChange()
         self.counters = Counters()
         self.tokenizer: ServedTokenizer | None = None
         self.is_draining = False
@@ -83,6 +86,11 @@ class Hub:
         self._card = model_card(info, tokenizer, model_name, self.adapters is not None)
         self._spawn(self._keep_house())
         self._inbox.open()
+
+    def rebase(self) -> None:
+        """The engine serves another base from now on: announce it."""
+        self._info = self.engine.info
+        self._card = msgspec.structs.replace(self.card, base=self._info.base_digest)
 
     async def close(self) -> None:
         """End every stream and the hub's tasks; the engine is the caller's to close."""

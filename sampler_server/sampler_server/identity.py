@@ -12,7 +12,7 @@ from sampler_api.names import (
     ENV_TEMPLATE_HASH,
 )
 
-__all__ = ["Identity", "base_problem", "check_base"]
+__all__ = ["Identity", "base_problem", "check_base", "wanted_problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,16 @@ class Identity:
 def check_base(base: str, wanted: str | None) -> None:
     """Raises ModelInvalid when the base that was found is another than the one that was asked
     for."""
-    if wanted is not None and base != wanted:
-        raise ModelInvalid(f"base {base} differs from --model-digest {wanted}", "model_digest")
+    problem = wanted_problem(base, wanted)
+    if problem:
+        raise ModelInvalid(problem, "model_digest")
+
+
+def wanted_problem(base: str, wanted: str | None) -> str:
+    """Why a base must not be served where another one was asked for; empty when it may."""
+    if wanted is None or base == wanted:
+        return ""
+    return f"base {base} differs from --model-digest {wanted}"
 
 
 def base_problem(base: str, bases: Mapping[str, str], template_hash: str) -> str:

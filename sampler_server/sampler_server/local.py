@@ -10,9 +10,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sampler_api.errors import EngineDead, SamplerClosed, SamplerError, Unsupported
-from sampler_api.frames import ABORT, LENGTH, RUNNING, STOP, ModelCard, RevisionRef
+from sampler_api.fleet import WeightsUpdate, WeightsUpdated
+from sampler_api.frames import (
+    ABORT,
+    HANDED_OVER,
+    LENGTH,
+    RUNNING,
+    STOP,
+    ModelCard,
+    RevisionRef,
+)
 from sampler_api.results import Segment
 from sampler_api.revisions import Revision
+from sampler_core.checked_weights import BaseLayout
 from sampler_core.groups import ChildWork, Group, PromptScores
 
 from .batches import Adapters, Batch
@@ -20,15 +30,22 @@ from .engines.base import Engine
 from .hub import Hub
 from .plans import Plan, check_output, check_prompt
 from .streams import Stream
+from .suspended import Suspended
 from .tokenizer import served_tokenizer
 from .watchdog import watch
+from .weights import WeightUpdates
 
 __all__ = ["STALL_SECONDS", "LocalBackend", "Watched"]
 
 log = logging.getLogger(__name__)
 
 _REPLICA = "local"
-_ENDED = {STOP: "finished", LENGTH: "finished", ABORT: "cancelled"}
+_ENDED = {
+    STOP: "finished",
+    LENGTH: "finished",
+    ABORT: "cancelled",
+    HANDED_OVER: "weights_replaced",
+}
 _EMPTY = np.empty(0, np.int32)
 
 T = TypeVar("T")
@@ -67,6 +84,9 @@ class _Reader:
         if len(stream.columns):
             child.columns.extend(stream.columns)
         code = stream.error.code if stream.error is not None else "engine_failed"
+        if stream.flag == HANDED_OVER and not len(stream.columns):
+            self._owner.suspended.add(group)
+            return
         child.segments = (
             *child.segments,
             Segment(
@@ -78,14 +98,40 @@ class _Reader:
                 not stream.not_reproducible,
             ),
         )
-        group.end_child(child, stream.flag, matched=stream.matched, error=stream.error)
+        if stream.flag == HANDED_OVER:
+            self._owner.suspended.add(group)
+        else:
+            group.end_child(child, stream.flag, matched=stream.matched, error=stream.error)
+
+
+class _Calls:
+    """Implements ``weights.InFlightReaders`` for the calls of this process."""
+
+    def __init__(self, owner: "LocalBackend") -> None:
+        self._owner = owner
+
+    def hold(self) -> None:
+        self._owner.suspended.is_on = True
+
+    @property
+    def is_waiting(self) -> bool:
+        return False
+
+    async def hand_over(self) -> None:
+        self._owner.hand_over()
+
+    async def flush(self) -> None: ...
+
+    async def release(self, previous: str, are_continued: bool) -> None:
+        self._owner.resume(previous)
 
 
 class LocalBackend:
     """Implements ``sampler_core.groups.Backend`` over an engine that ``make_engine`` builds.
 
     ``adapters`` makes the adapter store; ``tokenizer_files`` are read while the engine loads;
-    ``watched`` looks whether the engine steps and calls back, once, with why it does not: then all
+    ``layout`` is that of the base's files; ``watched`` looks whether the engine steps and calls
+    back, once, with why it does not: then all
     calls end with EngineDead. The constructor blocks until the engine serves. Raises ModelInvalid
     and what the engine's start raises.
     """
@@ -98,9 +144,12 @@ class LocalBackend:
         adapters: Callable[[Hub], Adapters] | None = None,
         model_name: str | None = None,
         watched: Watched = _WATCHED,
+        layout: Callable[[], BaseLayout | None] = lambda: None,
     ) -> None:
         self._engine = make_engine()
         self._hub = Hub(self._engine)
+        self.suspended = Suspended()
+        self._updates = WeightUpdates(self._hub, _Calls(self), layout)
         self._streams: dict[ChildWork, Stream] = {}
         self._is_closed = False
         self._is_stalled = False
@@ -209,6 +258,10 @@ class LocalBackend:
         if ref.adapter is not None:
             self._ask(self._ensure, ref)
 
+    def update_weights(self, wanted: WeightsUpdate) -> WeightsUpdated:
+        """Replace the base's weights; see ``WeightUpdates.update``. Blocks."""
+        return self._ask(self._updates.update, wanted)
+
     def close(self) -> None:
         """End everything; unfinished groups fail with SamplerClosed. Idempotent."""
         with self._lock:
@@ -229,9 +282,14 @@ class LocalBackend:
         self._streams.pop(child, None)
 
     def _submit(self, groups: list[Group]) -> None:
+        if self.suspended.is_on:
+            for group in groups:
+                self.suspended.add(group)
+            return
         batches: dict[RevisionRef, Batch] = {}
         plans: dict[int, Plan] = {}
         for group in groups:
+            self.suspended.rebase(group, self._hub.card.base)
             try:
                 plan = plans.get(id(group.params))
                 if plan is None:
@@ -274,6 +332,15 @@ class LocalBackend:
         children = [child for group in groups for child in group.children]
         streams = [s for child in children if (s := self._streams.get(child)) is not None]
         self._hub.cancel(streams)
+        self.suspended.cancel(groups)
+
+    def hand_over(self) -> None:
+        """Stop what runs where it is; it waits for the end of a change."""
+        self._hub.cancel(list(self._streams.values()), HANDED_OVER)
+
+    def resume(self, previous: str) -> None:
+        """Go on under the base that is served now."""
+        self._submit(self.suspended.end(previous, self._hub.card.base))
 
     async def _create(self, config: Mapping[str, object]) -> str:
         adapters = self._hub.adapters
@@ -295,4 +362,6 @@ class LocalBackend:
         closed = SamplerClosed("the sampler was closed")
         for stream in list(self._streams.values()):
             self._hub.end_with(stream, closed)
+        self.suspended.fail(closed)
+        await self._updates.close()
         await self._hub.close()

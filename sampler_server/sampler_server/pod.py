@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import httpx
 import msgspec
 
-from sampler_api.fleet import ReplicaStatus
+from sampler_api.errors import EngineFailed, SamplerError, error_from_wire
+from sampler_api.fleet import ReplicaStatus, WeightsUpdate, WeightsUpdated
+from sampler_api.names import WEIGHTS_PATH
 
 from .pod_status import merged_metrics, merged_status
 from .settings import ServeSettings
@@ -62,6 +64,36 @@ class Pod:
                 what = "does not answer" if answer is None else "has stalled"
                 return f"engine {number} {what}"
         return ""
+
+    async def update_weights(self, wanted: WeightsUpdate) -> WeightsUpdated:
+        """See ``Managed``; one engine after the other, so that the others serve meanwhile.
+
+        The first failure ends it: engines before that one have the new base then, and the pod is
+        not ready until all have the same.
+        """
+        updated: list[WeightsUpdated] = []
+        for number, url in enumerate(self._urls):
+            try:
+                updated.append(await self._update(url, wanted))
+            except SamplerError as error:
+                told = f"engine {number} of {len(self._urls)}: {error.message}"
+                if updated:
+                    told += f"; {len(updated)} before it serve {updated[0].base} already"
+                raise type(error)(told, error.field) from None
+        return updated[0]
+
+    async def _update(self, url: str, wanted: WeightsUpdate) -> WeightsUpdated:
+        try:
+            answer = await self._http.post(
+                url + WEIGHTS_PATH, content=msgspec.json.encode(wanted), timeout=None
+            )
+            if answer.is_success:
+                return msgspec.json.decode(answer.content, type=WeightsUpdated)
+            told = answer.json()["error"]
+            error = error_from_wire(str(told["code"]), str(told["message"]), told["field"])
+        except (httpx.HTTPError, msgspec.MsgspecError, ValueError, KeyError, TypeError) as problem:
+            raise EngineFailed(f"no answer: {problem}") from None
+        raise error
 
     def drain(self, reason: str) -> None:
         """See ``Managed``."""

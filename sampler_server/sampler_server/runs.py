@@ -47,11 +47,12 @@ def run(
     ``params.seed`` and ``params.num_samples`` are ignored in favour of ``seeds``. ``ref=None``
     is the base. ``is_interactive`` (a person reads along) gives every piece at once; else small
     pieces are gathered. Leaving the ``async with`` cancels at the engine what is unfinished.
-    Raises InvalidRequest, Unsupported, BaseMismatch, Draining, Busy before anything runs;
-    errors of the engine come as pieces.
+    Raises InvalidRequest, Unsupported, BaseMismatch, RevisionGone, Draining, Busy before anything
+    runs; errors of the engine come as pieces.
     """
     if hub.is_refusing:
         raise Draining("the replica is draining; ask another one")
+    hub.change.check_request()
     if hub.local_running + len(seeds) > max(_LOCAL_PER_SLOT * hub.info.slots, len(seeds)):
         raise Busy(f"{hub.local_running} sequences are already running or waiting here")
     ref = ref or RevisionRef(hub.card.base)

@@ -13,6 +13,7 @@ import torch
 
 from sampler_api.names import SHA256_PREFIX
 from sampler_core.bases import base_digest, linear_shapes
+from sampler_core.checked_weights import base_layout
 
 from .engines.torch import TorchEngine, TorchOptions
 from .local import STALL_SECONDS
@@ -53,6 +54,7 @@ class TorchSampler(LocalSampler):
             TorchEngine(settings),
             texts=Path(tokenizer_dir) if tokenizer_dir is not None else directory,
             shapes=module_shapes(model_id) if directory is None else linear_shapes(directory),
+            layout=None if directory is None else base_layout(directory),
             max_adapters=settings.max_adapters,
             max_rank=settings.max_lora_rank,
             model_name=settings.name or None,

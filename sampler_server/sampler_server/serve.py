@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from sampler_api.errors import BaseMismatch, SamplerError
 from sampler_api.revisions import Revision
 from sampler_core.base_files import tokenizer_files
+from sampler_core.checked_weights import BaseLayout
 from sampler_core.loops import new_event_loop
 from sampler_core.termination import report_end
 
@@ -24,15 +25,17 @@ from .declaration import Declaration
 from .drain import Drain, hand_over
 from .engines.base import Engine
 from .hub import Adapters, Hub
-from .identity import check_base
+from .identity import check_base, wanted_problem
 from .listening import ALL_INTERFACES, Ports, bind, port_of
 from .routes.manage import create_manage_app
+from .served_weights import ServedReaders
 from .settings import ServeSettings
 from .status import ManagedReplica
 from .tls import Certificate
 from .tokenizer import ServedTokenizer, served_tokenizer
 from .watchdog import watch
 from .websocket import Sessions
+from .weights import WeightUpdates
 
 __all__ = ["serve"]
 
@@ -49,17 +52,20 @@ def serve(
     adapters: Callable[[Hub], Adapters] | None = None,
     routers: Sequence[APIRouter] = (),
     tokenizer_files: Callable[[], Mapping[str, bytes]] | None = None,
+    layout: BaseLayout | None = None,
 ) -> int:
     """Serve ``engine`` until a drain has finished (SIGTERM, SIGINT, POST /drain); the exit code.
 
     ``adapters`` makes the adapter store once the engine runs; ``routers`` are further routes of
     the data port; ``tokenizer_files`` are read while the engine loads, by default from
-    ``settings.tokenizer_dir``. A failed start is one line on stderr and in the termination log, and
+    ``settings.tokenizer_dir``; ``layout`` is what new base weights are compared with. A failed
+    start is one line on stderr and in the termination log, and
     exit code 1.
     """
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_Process(settings, engine, adapters, routers, tokenizer_files).run())
+            process = _Process(settings, engine, adapters, routers, tokenizer_files, layout)
+            runner.run(process.run())
     except (SamplerError, OSError) as error:
         report_end(f"{type(error).__name__}: {error}", settings.termination_log)
         return 1
@@ -74,7 +80,9 @@ class _Process:
         adapters: Callable[[Hub], Adapters] | None,
         routers: Sequence[APIRouter],
         tokenizer_files: Callable[[], Mapping[str, bytes]] | None,
+        layout: BaseLayout | None,
     ) -> None:
+        self._layout = layout
         self._read_files = tokenizer_files or self._files_of_settings
         self._settings = settings
         self._engine = engine
@@ -106,8 +114,15 @@ class _Process:
             )
         declaration = Declaration(settings.adapters_config, settings.template_hash)
         declaration.look()
+        weights = WeightUpdates(
+            hub,
+            ServedReaders(hub, sessions, settings.hand_over_seconds),
+            lambda: self._layout,
+            settings.adapter_roots,
+            lambda base: declaration.refusal(base) or wanted_problem(base, settings.model_digest),
+        )
         managed = ManagedReplica(
-            hub, sessions, declaration, settings.fleet, drain.begin, lambda: self._is_live
+            hub, sessions, declaration, settings.fleet, drain.begin, lambda: self._is_live, weights
         )
         await self._ports.listen(create_manage_app(managed, access), manage_socket)
         try:

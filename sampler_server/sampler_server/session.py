@@ -101,6 +101,11 @@ class Session:
         if is_more:
             self.wake.set()
 
+    def turn_away(self) -> None:
+        """What is new goes elsewhere; running streams stay."""
+        self.outbox.drain(self.hub.clock())
+        self.wake.set()
+
     def drain(self) -> None:
         """Let every running stream go: the client continues them elsewhere."""
         self.outbox.drain(self.hub.clock())
@@ -230,6 +235,9 @@ class Session:
     def _no_room(self) -> SamplerError | None:
         if self.hub.is_draining:
             return Draining("the replica is draining; continue elsewhere")
+        changing = self.hub.change.session_problem()
+        if changing is not None:
+            return changing
         if self.running >= _OVERDRAFT * self._credits.sequences:
             return Busy(f"{self.running} sequences are in flight; wait for credit")
         return None

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from sampler_api.fleet import ReplicaStatus
+from sampler_api.errors import Busy
+from sampler_api.fleet import ReplicaStatus, WeightsUpdate, WeightsUpdated
 
 from .declaration import Declaration
 from .hub import Hub
 from .metrics import HubCollector, exposition
 from .websocket import Sessions
+from .weights import WeightUpdates
 
 __all__ = ["ManagedReplica", "replica_status"]
 
@@ -26,7 +28,9 @@ class ManagedReplica:
         fleet: str,
         drain: Callable[[str], None],
         is_live: Callable[[], bool] = lambda: True,
+        weights: WeightUpdates | None = None,
     ) -> None:
+        self._weights = weights
         self._hub = hub
         self._sessions = sessions
         self._declaration = declaration
@@ -46,6 +50,14 @@ class ManagedReplica:
     async def death(self) -> str:
         """See ``Managed``."""
         return "" if self._is_live() else "the engine has stalled"
+
+    async def update_weights(self, wanted: WeightsUpdate) -> WeightsUpdated:
+        """See ``Managed``."""
+        if self._weights is None or not self._hub.is_open:
+            raise Busy("the engine is loading")
+        updated = await self._weights.update(wanted)
+        self._declaration.rebase(updated.base)
+        return updated
 
     def drain(self, reason: str) -> None:
         """See ``Managed``."""
@@ -68,7 +80,7 @@ def replica_status(
         adapters_hash=declaration.declared.adapters_hash,
         adapters_error=declaration.error,
         declared=declaration.declared.states(),
-        operations=tuple(sorted(hub.operations)),
+        operations=tuple(sorted({*hub.operations, *hub.change.operations})),
     )
     if not hub.is_open:
         return common

@@ -6,6 +6,7 @@ from typing import Any
 
 from sampler_api.errors import InvalidRequest
 from sampler_core.bases import base_digest, linear_shapes
+from sampler_core.checked_weights import base_layout
 
 from .engines.vllm import VllmEngine, VllmOptions
 from .local import STALL_SECONDS
@@ -54,6 +55,7 @@ class vLLMSampler(LocalSampler):
             VllmEngine(settings),
             texts=directory if tokenizer_dir is None else Path(tokenizer_dir),
             shapes=linear_shapes(directory),
+            layout=base_layout(directory),
             max_adapters=settings.max_adapters,
             max_rank=settings.max_lora_rank,
             model_name=settings.name or None,

@@ -47,6 +47,8 @@ class Sessions:
         self.incarnation = uuid.uuid4().hex
         self.replica = settings.replica
         self.siblings = settings.siblings
+        self.succeeds: tuple[str, ...] = ()
+        """Bases that were replaced by the present one, whose sequences are to go on under it."""
         self._settings = settings
         self._access = access
         self._open: dict[Session, WebSocket] = {}
@@ -89,6 +91,9 @@ class Sessions:
             raise ProtocolError(f"sessions speak the WebSocket subprotocol {SUBPROTOCOL}")
         if self.hub.is_draining:
             raise Draining("the replica is draining; connect to another one")
+        changing = self.hub.change.session_problem()
+        if changing is not None:
+            raise changing
         if len(self._open) >= self._settings.max_sessions:
             raise Busy(f"{len(self._open)} sessions are open, which is the limit")
 
@@ -127,6 +132,7 @@ class Sessions:
                 fleet=settings.fleet,
                 siblings=self.siblings,
                 max_frame_bytes=settings.max_frame_bytes,
+                succeeds=self.succeeds,
             )
             await socket.send_bytes(encode_frame(welcome))
             writer = asyncio.create_task(self._write(socket, session))

@@ -26,6 +26,7 @@ __all__ = [
     "Finish",
     "PromptScores",
     "Sink",
+    "Weights",
 ]
 
 Finish = Literal["stop", "length", "abort", "error"]
@@ -111,6 +112,8 @@ class EngineInfo:
     max_lora_rank: int = 0
     is_reproducible: bool = True
     """A seeded continuation draws what the uncut sequence would have drawn."""
+    replaces_weights: bool = True
+    """``update_weights`` is not Unsupported whatever it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,24 @@ class EngineProgress:
     kv_tokens_used: int = 0
     prefill: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Prompt tokens done and in all, per key that is in prefill."""
+
+
+class Weights(Protocol):
+    """A directory whose weights may replace the base's; files and values have been checked."""
+
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """The base digest of the directory."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raises WeightsInvalid when a file is not any more the one that was checked."""
+        ...
 
 
 class Engine(Protocol):
@@ -153,6 +174,16 @@ class Engine(Protocol):
 
     def unload_adapter(self, digest: str) -> None:
         """Free an adapter that no sequence uses; blocks."""
+        ...
+
+    def update_weights(self, weights: "Weights") -> None:
+        """Replace the base's weights; blocks. ``info`` has the new digest when it returns.
+
+        Called while nobody reads a sequence: those that are left have been cancelled. Nothing that
+        was computed with the old weights may be used again; adapters stay, on the new base. Raises
+        WeightsInvalid, Unsupported and EngineFailed with the old weights in place. Whoever cannot
+        say which weights it has raises EngineDead, and gives that to its sink.
+        """
         ...
 
     def progress(self) -> EngineProgress:

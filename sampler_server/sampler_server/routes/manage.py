@@ -1,19 +1,24 @@
-"""The management port: probes, metrics, status and drain. From the network it can only be read."""
+"""The management port: probes, metrics, status, drain and weights. From the network it can only be
+read, but by admins."""
 
 import ipaddress
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from sampler_api.fleet import ReplicaStatus
+from sampler_api.errors import InvalidRequest, PayloadTooLarge
+from sampler_api.fleet import ReplicaStatus, WeightsUpdate, WeightsUpdated
+from sampler_api.names import WEIGHTS_PATH
 
 from ..auth import Access
 from ..errors import install_error_handlers
 
 __all__ = ["Managed", "create_manage_app"]
+
+_MOST_BYTES: Final = 64 << 10
 
 
 class Managed(Protocol):
@@ -29,6 +34,10 @@ class Managed(Protocol):
 
     async def death(self) -> str:
         """Why it must be started anew; empty while it is alive."""
+        ...
+
+    async def update_weights(self, wanted: WeightsUpdate) -> WeightsUpdated:
+        """Serve the base weights of a directory instead; returns when they serve."""
         ...
 
     def drain(self, reason: str) -> None:
@@ -77,13 +86,39 @@ def create_manage_app(managed: Managed, access: Access) -> FastAPI:
 
     @router.post("/drain")
     async def post_drain(request: Request) -> Response:
-        if not _is_loopback(request):
-            access.check(request.headers, "admin")
+        _check_admin(request, access)
         managed.drain("asked for by POST /drain")
         return JSONResponse({"draining": True}, 202)
 
+    @router.post(WEIGHTS_PATH)
+    async def post_weights(request: Request) -> Response:
+        _check_admin(request, access)
+        try:
+            wanted = msgspec.json.decode(await _body(request), type=WeightsUpdate)
+        except msgspec.MsgspecError as error:
+            # As in "Invalid enum value 'x' - at `$.in_flight`".
+            field = str(error).rpartition("`$.")[2].removesuffix("`") or None
+            raise InvalidRequest(f"body: {error}", field if "`$." in str(error) else None) from None
+        updated = await managed.update_weights(wanted)
+        return Response(msgspec.json.encode(updated), media_type="application/json")
+
     app.include_router(router)
     return app
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise PayloadTooLarge(f"body: larger than the limit of {_MOST_BYTES} bytes", "body")
+    return bytes(body)
+
+
+def _check_admin(request: Request, access: Access) -> None:
+    """Raises Unauthorized, Forbidden: whoever is on this machine, and admins, may."""
+    if not _is_loopback(request):
+        access.check(request.headers, "admin")
 
 
 def _is_loopback(request: Request) -> bool:

@@ -12,6 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,11 @@ from sampler_api.errors import (
     AdapterCapacity,
     AdapterInvalid,
     EngineDead,
+    EngineFailed,
     SamplerError,
 )
 
-from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink
+from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink, Weights
 from .ledger import LedgerWriter, prompt_digest
 from .model import EOS_ID, VOCAB_SIZE, base_digest
 from .rows import Made, Row, Rows
@@ -85,6 +88,7 @@ class SimEngine:
         self._ledger: LedgerWriter | None = None
         self._digested: tuple[NDArray[np.int32] | None, int] = (None, 0)
         self._thread: threading.Thread | None = None
+        self._new_base: tuple[str, Future[None]] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -132,6 +136,33 @@ class SimEngine:
         with self._wake:
             self._weights.pop(digest, None)
 
+    def update_weights(self, weights: Weights) -> None:
+        """Serve another base: its digest enters every token. The files are not read."""
+        done: Future[None] = Future()
+        with self._wake:
+            if self._is_closed:
+                raise EngineDead("the engine is closed")
+            self._new_base = weights.digest, done
+            self._wake.notify()
+        try:
+            done.result()
+        except CancelledError:
+            raise EngineDead("the engine is closed") from None
+
+    def _take_base(self) -> None:
+        """Between two steps, behind the cancels that came before."""
+        if self._new_base is None:
+            return
+        (digest, done), self._new_base = self._new_base, None
+        if self._is_closed or not done.set_running_or_notify_cancel():
+            done.cancel()
+        elif self._waiting or self._prefills or self._rows:
+            done.set_exception(EngineFailed("sequences run on the old weights"))
+        else:
+            self._info = replace(self._info, base_digest=digest)
+            self._weights = {name: weights_state(digest, name) for name in self._weights}
+            done.set_result(None)
+
     def progress(self) -> EngineProgress:
         """Counters; read without a lock, each is right by itself."""
         prefills = list(self._prefills.values())
@@ -172,7 +203,12 @@ class SimEngine:
         """Wait for work, then take what was handed in; False when closed."""
         with self._wake:
             while not (
-                self._inbox or self._waiting or self._prefills or self._rows or self._is_closed
+                self._inbox
+                or self._waiting
+                or self._prefills
+                or self._rows
+                or self._is_closed
+                or self._new_base
             ):
                 self._cancelled.clear()
                 self._wake.wait()
@@ -181,6 +217,7 @@ class SimEngine:
                 self._waiting[request.key] = request
             is_open = not self._is_closed
         self._abort_cancelled()
+        self._take_base()
         return is_open
 
     def _abort_cancelled(self) -> None:
@@ -316,6 +353,8 @@ class SimEngine:
         with self._wake:
             keys = [request.key for request in self._inbox]
             self._inbox.clear()
+            if self._new_base is not None:
+                self._new_base[1].cancel()
         keys += [*self._waiting, *self._prefills]
         keys += [row.request.key for row in self._rows.remove(None)]
         self._waiting.clear()

@@ -5,6 +5,7 @@ that an error ends only the sequences that cause it.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sampler_api.errors import (
     SamplerError,
 )
 
-from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Finish
+from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Finish, Weights
 from .adapters import Adapters
 from .check import MAX_LOGPROBS, fault_of, prove_attention
 from .forward import Outcome, run_step
@@ -32,6 +33,7 @@ from .ranks.lead import Ranks
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
 from .sequence import Sequence
+from .weights import NewWeights, put_weights, read_weights
 
 __all__ = ["TorchCore"]
 
@@ -100,6 +102,7 @@ class TorchCore:
             max_logprobs=MAX_LOGPROBS,
             max_adapters=options.max_adapters,
             max_lora_rank=options.max_lora_rank,
+            replaces_weights=options.tensor_parallel_size == 1,
         )
 
     @property
@@ -152,6 +155,36 @@ class TorchCore:
     def read_adapter(self, directory: Path) -> dict[str, LoraWeights]:
         """Read and check an adapter; safe on any thread."""
         return self.adapters.read(directory)
+
+    def read_weights(self, weights: Weights) -> NewWeights:
+        """Load new base weights beside the model; safe on any thread."""
+        return read_weights(self._options, self._model, weights)
+
+    def replace_weights(self, new: NewWeights) -> None:
+        """Put new base weights in place, between two steps: all of them or, when it raises, none.
+
+        Raises EngineFailed.
+        """
+        if self._sequences:
+            raise EngineFailed(f"{len(self._sequences)} sequences run on the old weights")
+        model = self._model.model
+        unpack_linears(model)
+        try:
+            put_weights(model, new.tensors)
+        except (RuntimeError, MemoryError) as error:
+            raise EngineFailed(f"the weights could not be put in place: {error}") from error
+        finally:
+            self._pack()
+        self.info = replace(self.info, base_digest=new.digest)
+
+    def _pack(self) -> None:
+        if self._is_packed:
+            try:
+                pack_linears(self._model.model)
+            except (RuntimeError, MemoryError):
+                # As right without, and slower.
+                _log.exception("the weights could not be packed")
+                unpack_linears(self._model.model)
 
     def step(self) -> None:
         """One step of all sequences that run."""

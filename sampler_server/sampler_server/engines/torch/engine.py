@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sampler_api.errors import EngineDead
+from sampler_api.errors import EngineDead, Unsupported
 
-from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink
+from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink, Weights
 from .core import TorchCore
 from .options import TorchOptions
 from .ranks.lead import Ranks, start_ranks
@@ -107,6 +107,13 @@ class TorchEngine:
     def unload_adapter(self, digest: str) -> None:
         """Free an adapter; refused while a sequence uses it."""
         self._ask(lambda core: core.drop(digest))
+
+    def update_weights(self, weights: Weights) -> None:
+        """Load beside what serves, on the caller's thread; the engine's thread only exchanges."""
+        if self._ranks is not None:
+            raise Unsupported("weights: engines of several ranks do not replace theirs yet")
+        new = self._started().read_weights(weights)
+        self._ask(lambda core: core.replace_weights(new))
 
     def progress(self) -> EngineProgress:
         return self._progress

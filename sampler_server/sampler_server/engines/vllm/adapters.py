@@ -8,7 +8,8 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class VllmAdapters:
         self._numbers = itertools.count(1)
         self._held: dict[str, LoRARequest] = {}
         self._is_free = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._pinned: LoRARequest | None = None
         self.gate = AdapterGate(max(1, slots - 1) if is_cpu else None)
 
     def find(self, digest: str) -> LoRARequest | None:
@@ -81,14 +84,38 @@ class VllmAdapters:
             await self._engine.add_lora(request)
         if self._is_cpu:
             await self._engine.pin_lora(zero.lora_int_id)
+            self._pinned = zero
         for filler in fillers:
             await self._engine.remove_lora(filler.lora_int_id)
         await asyncio.gather(warm_up(zero), warm_up(None))
         if not self._is_cpu:
             await self._engine.remove_lora(zero.lora_int_id)
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """No adapter is loaded or unloaded meanwhile."""
+        async with self._turn:
+            yield
+
+    async def forget_all(self) -> None:
+        """Empty vLLM's slots, some versions of which do so by themselves when weights change."""
+        pinned, self._pinned = self._pinned, None
+        for request in (*self._held.values(), *([pinned] if pinned is not None else [])):
+            await self._engine.remove_lora(request.lora_int_id)
+
+    async def hold_again(self) -> None:
+        """Load what was held, behind ``prepare``, which is first to fill the slots."""
+        for digest, request in list(self._held.items()):
+            again = self._request(digest, Path(request.lora_path))
+            await self._engine.add_lora(again)
+            self._held[digest] = again
+
     async def load(self, digest: str, directory: Path) -> None:
         """Raises AdapterCapacity, AdapterInvalid, EngineDead."""
+        async with self._turn:
+            await self._load(digest, directory)
+
+    async def _load(self, digest: str, directory: Path) -> None:
         if digest in self._held:
             return
         if not self._slots:
@@ -120,7 +147,8 @@ class VllmAdapters:
         while self.gate.flights(digest):
             self._is_free.clear()
             await self._is_free.wait()
-        await self._engine.remove_lora(request.lora_int_id)
+        async with self._turn:
+            await self._engine.remove_lora(request.lora_int_id)
 
     def left(self, digest: str) -> None:
         """A sequence of an adapter has ended, at vLLM too."""

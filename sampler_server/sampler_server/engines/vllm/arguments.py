@@ -43,6 +43,7 @@ _OWNED: Final = {
     "skip_tokenizer_init": "texts stay outside of the engine",
     "speculative_config": "drafts are not served in this version",
     "tokenizer": "texts stay outside of the engine",
+    "worker_extension_cls": "this engine has its own",
 }
 """Arguments that belong to this engine, and what to do instead."""
 
@@ -101,6 +102,7 @@ def _defaults(options: VllmOptions, is_cpu: bool) -> dict[str, Any]:
         "skip_tokenizer_init": True,
         "trust_remote_code": options.trust_remote_code,
         "use_tqdm_on_load": False,
+        "worker_extension_cls": "sampler_server.engines.vllm.worker_weights.WorkerWeights",
     }
     if is_cpu:
         # Its own defaults take 20 GiB and compile for a minute.

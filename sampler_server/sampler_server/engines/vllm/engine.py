@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sampler_api.errors import EngineDead
 
 from ...scratch import ScratchFolder
-from ..base import EngineInfo, EngineProgress, EngineRequest, Sink
+from ..base import EngineInfo, EngineProgress, EngineRequest, Sink, Weights
 from .environment import vllm_environment
 from .options import VllmOptions
 from .processes import kill_all
@@ -89,6 +89,10 @@ class VllmEngine:
     def unload_adapter(self, digest: str) -> None:
         """Wait for the last sequence of an adapter, then free it."""
         self._ask(self._started().adapters.unload(digest))
+
+    def update_weights(self, weights: Weights) -> None:
+        """Have all of vLLM's workers read the weights of a checked directory."""
+        self._ask(self._started().update_weights(weights))
 
     def progress(self) -> EngineProgress:
         return EngineProgress() if self._flow is None else self._flow.progress()

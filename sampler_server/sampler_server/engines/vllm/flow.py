@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +18,24 @@ from typing import Any, Final
 import numpy as np
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from sampler_api.errors import AdapterMissing, EngineDead, EngineFailed, SamplerError
+from sampler_api.errors import (
+    AdapterMissing,
+    EngineDead,
+    EngineFailed,
+    SamplerError,
+    Unsupported,
+)
 from sampler_api.params import SamplingParams
 
-from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, PromptScores, Sink
+from ..base import (
+    Delta,
+    EngineInfo,
+    EngineProgress,
+    EngineRequest,
+    PromptScores,
+    Sink,
+    Weights,
+)
 from .adapters import VllmAdapters
 from .columns import delta_of, scores_of
 from .options import VllmOptions
@@ -28,6 +43,7 @@ from .parameters import vllm_params
 from .processes import descendants, kill_all
 from .starting import Started, not_started, start_engine
 from .steps import StepCounter
+from .weights import replace_weights
 
 __all__ = ["Flow", "start_flow"]
 
@@ -50,9 +66,9 @@ async def start_flow(
     """
     counter = StepCounter()
     started = await start_engine(options, scratch, counter)
-    flow = Flow(started, counter, options, sink, died)
+    flow = Flow(started, scratch, counter, options, sink, died)
     try:
-        await flow.adapters.prepare(scratch, started.shapes, flow.warm_up)
+        await flow.prepare()
     except BaseException as error:
         await flow.stop()
         if isinstance(error, Exception):
@@ -67,6 +83,7 @@ class Flow:
     def __init__(
         self,
         started: Started,
+        scratch: Path,
         counter: StepCounter,
         options: VllmOptions,
         sink: Sink,
@@ -78,6 +95,8 @@ class Flow:
             started.engine, options.max_adapters, started.adapter_slots, started.is_cpu
         )
         self._engine = started.engine
+        self._scratch = scratch
+        self._shapes = started.shapes
         self._counter = counter
         self._sink = sink
         self._died = died
@@ -95,6 +114,28 @@ class Flow:
     def progress(self) -> EngineProgress:
         """A glance; from any thread."""
         return self._counter.progress(len(self._tasks), len(self._parked))
+
+    async def prepare(self) -> None:
+        """Warm up, with and without an adapter."""
+        await self.adapters.prepare(self._scratch, self._shapes, self.warm_up)
+
+    async def update_weights(self, weights: Weights) -> None:
+        """See ``Engine``; behind the end of everything that was cancelled."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        try:
+            async with self.adapters.alone():
+                await replace_weights(self._engine, weights)
+                self.info = replace(self.info, base_digest=weights.digest)
+                await self.adapters.forget_all()
+                await self.prepare()
+                await self.adapters.hold_again()
+        except (Unsupported, EngineFailed):
+            raise
+        except Exception as error:
+            reason = f"vLLM's weights are neither the old ones nor the new ones: {error}"
+            self._die(reason)
+            raise EngineDead(reason) from error
 
     async def warm_up(self, lora: Any) -> None:
         """One short request with everything that compiles or allocates at its first use."""
@@ -266,11 +307,10 @@ class Flow:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _die(self) -> None:
+    def _die(self, reason: str = "the vLLM engine has died; its log says why") -> None:
         if self._is_ended:
             return
         self._is_ended = self._is_dead = True
-        reason = "the vLLM engine has died; its log says why"
         log.error("%s", reason)
         self._died(reason)
         error = EngineDead(reason)

@@ -1,0 +1,466 @@
+"""Base weights that change under a torch engine and under calls of this process: what happens when
+it fails halfway, and what becomes of what waits."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.contract.test_local_backend import Call, tokens_of
+from tests.raw_bases import write_base
+from tests.tiny_adapters import tiny_adapter
+from tests.tiny_models import tiny_model
+from tests.torch_harness import TorchHarness, ask, prompt_of
+
+from sampler_api.errors import (
+    Busy,
+    EngineDead,
+    EngineFailed,
+    RevisionGone,
+    Unsupported,
+    WeightsInvalid,
+)
+from sampler_api.fleet import WeightsUpdate, WeightsUpdated
+from sampler_api.frames import ERROR, LENGTH, RevisionRef
+from sampler_core.bases import base_digest
+from sampler_core.checked_weights import CheckedWeights, base_layout, check_weights
+from sampler_server import TorchSampler
+from sampler_server.engines.base import EngineRequest, Weights
+from sampler_server.engines.sim import SimEngine, SimSettings
+from sampler_server.engines.sim import base_digest as sim_digest
+from sampler_server.engines.sim.latency import LatencyModel
+from sampler_server.engines.torch import core as torch_core
+from sampler_server.engines.torch import weights as torch_weights
+from sampler_server.local import LocalBackend
+
+
+def checked(step: int = 1) -> CheckedWeights:
+    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
+
+
+def greedy(seed: int = 0, **params: Any) -> EngineRequest:
+    return ask(prompt_of(40, seed), **{"temperature": 0.0, "max_tokens": 24, **params})
+
+
+def assert_same(found: TorchHarness, expected: TorchHarness, **how: Any) -> None:
+    """Greedy tokens and their logprobs, several prompts in one batch."""
+    ours = found.run(*(greedy(seed, **how) for seed in range(4)))
+    theirs = expected.run(*(greedy(seed, **how) for seed in range(4)))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens
+        assert np.abs(one.logprobs - other.logprobs).max() <= 1e-4
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[dict[int, TorchHarness]]:
+    """Engines that were started on each step."""
+    engines = {step: TorchHarness(tiny_model(step=step), dtype="float32") for step in range(2)}
+    yield engines
+    for engine in engines.values():
+        engine.engine.close()
+
+
+@pytest.fixture(params=["packed", "plain"])
+def engine(request: pytest.FixtureRequest) -> Iterator[TorchHarness]:
+    engine = TorchHarness(dtype="float32", pack_weights=request.param == "packed")
+    yield engine
+    engine.engine.close()
+
+
+def test_an_engine_is_that_of_the_new_weights(
+    engine: TorchHarness, fresh: dict[int, TorchHarness]
+) -> None:
+    for step in (1, 0, 1):
+        engine.engine.update_weights(checked(step))
+        assert engine.engine.info.base_digest == base_digest(tiny_model(step=step))
+        assert_same(engine, fresh[step])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_other_architectures_too(architecture: Any) -> None:
+    old, new = tiny_model(architecture), tiny_model(architecture, step=1)
+    ours = TorchHarness(old, dtype="float32")
+    theirs = TorchHarness(new, dtype="float32")
+    ours.engine.update_weights(check_weights(new, base_layout(old)))
+    assert_same(ours, theirs)
+    ours.engine.close()
+    theirs.engine.close()
+
+
+def test_half_precision_stays_what_it_is() -> None:
+    ours = TorchHarness(dtype="bfloat16")
+    theirs = TorchHarness(tiny_model(step=1), dtype="bfloat16")
+    ours.engine.update_weights(checked())
+    for one, other in zip(ours.run(greedy()), theirs.run(greedy()), strict=True):
+        assert one.tokens == other.tokens
+        assert np.array_equal(one.logprobs, other.logprobs)
+    ours.engine.close()
+    theirs.engine.close()
+
+
+def test_weights_that_wait_in_memory_are_copied_over_the_old_ones(
+    engine: TorchHarness, fresh: dict[int, TorchHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = torch_weights._put
+
+    def as_on_a_full_device(place: torch.Tensor, tensor: torch.Tensor) -> Any:
+        if tensor.device.type == "cpu" and not isinstance(tensor, _Elsewhere):
+            tensor = tensor.as_subclass(_Elsewhere)
+        return put(place, tensor)
+
+    monkeypatch.setattr(torch_weights, "_put", as_on_a_full_device)
+    before = [p.data_ptr() for p in engine.engine.model.parameters()]
+    engine.engine.update_weights(checked())
+    assert [p.data_ptr() for p in engine.engine.model.parameters()] == before
+    assert_same(engine, fresh[1])
+
+
+class _Elsewhere(torch.Tensor):
+    """Says that it is on another device."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("meta")
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["exchanged", "copied over"])
+def test_a_failure_halfway_puts_the_old_weights_back(
+    engine: TorchHarness,
+    fresh: dict[int, TorchHarness],
+    monkeypatch: pytest.MonkeyPatch,
+    is_elsewhere: bool,
+) -> None:
+    put, count = torch_weights._put, 0
+
+    def failing(place: torch.Tensor, tensor: torch.Tensor) -> Any:
+        nonlocal count
+        count += 1
+        if count == 9:
+            raise RuntimeError("the device has no more")
+        return put(place, tensor.as_subclass(_Elsewhere) if is_elsewhere else tensor)
+
+    monkeypatch.setattr(torch_weights, "_put", failing)
+    with pytest.raises(EngineFailed, match="the device has no more"):
+        engine.engine.update_weights(checked())
+    monkeypatch.undo()
+    assert count == 9 + 8
+    assert engine.engine.info.base_digest == ""
+    assert_same(engine, fresh[0])
+    engine.engine.update_weights(checked())
+    assert_same(engine, fresh[1])
+
+
+def test_weights_that_cannot_be_packed_are_right_without(
+    fresh: dict[int, TorchHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchHarness(dtype="float32")
+
+    def full(model: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(torch_core, "pack_linears", full)
+    engine.engine.update_weights(checked())
+    assert_same(engine, fresh[1])
+    engine.engine.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), OSError(5, "Input/output error")])
+def test_a_failure_while_loading_touches_nothing(
+    engine: TorchHarness,
+    fresh: dict[int, TorchHarness],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch_weights, "_copies", broken)
+    with pytest.raises(EngineFailed, match="cannot be loaded"):
+        engine.engine.update_weights(checked())
+    assert_same(engine, fresh[0])
+
+
+def test_files_that_change_while_they_are_read_are_refused(
+    engine: TorchHarness, fresh: dict[int, TorchHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = checked()
+    stale = CheckedWeights(weights.directory, weights.digest, weights.stamps[:-1])
+    with pytest.raises(WeightsInvalid, match="was changed while it was read"):
+        engine.engine.update_weights(stale)
+    assert_same(engine, fresh[0])
+
+
+def test_an_engine_with_sequences_refuses(engine: TorchHarness) -> None:
+    running = greedy(max_tokens=1500, ignore_eos=True)
+    engine.engine.submit([running])
+    engine.wait(lambda: engine.has_started(running))
+    with pytest.raises(EngineFailed, match="1 sequences run on the old weights"):
+        engine.engine.update_weights(checked())
+    engine.engine.cancel([running.key])
+    engine.engine.update_weights(checked())
+
+
+def test_a_closed_engine_says_so(engine: TorchHarness) -> None:
+    engine.engine.close()
+    with pytest.raises(EngineDead):
+        engine.engine.update_weights(checked())
+
+
+def test_a_model_that_was_handed_in_is_compared_by_what_it_is() -> None:
+    from transformers import AutoModelForCausalLM
+
+    def model() -> Any:
+        return AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+
+    with TorchSampler(model(), device="cpu") as sampler:
+        for wrong in ("llama", "qwen2"):
+            with pytest.raises(WeightsInvalid):
+                sampler.update_weights(tiny_model(wrong))
+        revision = sampler.update_weights(f"file://{tiny_model(step=1)}")
+        assert revision.base == base_digest(tiny_model(step=1))
+        (found,) = sampler.sample({"input_ids": prompt_of(9)}, {"temperature": 0, "max_tokens": 9})
+        assert found.sequences[0].revision == revision
+    with TorchSampler(str(tiny_model(step=1)), device="cpu") as other:
+        (same,) = other.sample({"input_ids": prompt_of(9)}, {"temperature": 0, "max_tokens": 9})
+    assert found.sequences[0].tokens == same.sequences[0].tokens
+
+
+def test_a_stream_goes_on_over_a_change(tmp_path: Path) -> None:
+    inputs = [{"input_ids": prompt_of(8, seed)} for seed in range(40)]
+    params = {"temperature": 0, "max_tokens": 40, "ignore_eos": True}
+    with TorchSampler(str(tiny_model()), device="cpu", slots=4) as sampler:
+        sampler.add_adapter_to_model("a", tiny_adapter("a1"))
+        found: set[int] = set()
+        bases = [sampler._backend.card().base]
+        for index, response in sampler.sample_stream(inputs, params, max_pending=8):
+            if len(found) in (8, 16):
+                step = 1 if len(found) == 8 else 0
+                new = sampler.update_weights(tiny_model(step=step), in_flight="continue")
+                bases.append(new.base)
+            found.add(index)
+            (sequence,) = response.sequences
+            assert (sequence.error, len(sequence.tokens)) == (None, 40)
+            ends = [segment.end for segment in sequence.segments]
+            assert ends[-1] == 40
+            named = [s.revision.base for s in sequence.segments if s.revision is not None]
+            places = [bases.index(base) for base in named]
+            assert sequence.revision is not None
+            assert sequence.revision.base == named[-1]
+            assert len(places) <= 3
+    assert found == set(range(40))
+
+
+# -- calls of this process, on an engine without weights ---------------------------------------
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[LocalBackend]:
+    settings = SimSettings(eos_rate=0, slots=2, latency=LatencyModel(decode_rate=200))
+    backend = LocalBackend(lambda: SimEngine(settings))
+    yield backend
+    backend.close()
+
+
+class Update:
+    """An update in a thread of its own."""
+
+    def __init__(self, backend: LocalBackend, directory: Path, in_flight: Any) -> None:
+        self._wanted = WeightsUpdate(str(directory), in_flight)
+        self._backend = backend
+        self.result: WeightsUpdated | Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._backend.update_weights(self._wanted)
+        except Exception as error:
+            self.result = error
+
+    def wait(self) -> Any:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        return self.result
+
+
+def until(holds: Any) -> None:
+    waited = threading.Event()
+    for _ in range(2000):
+        if holds():
+            return
+        waited.wait(0.01)
+    raise AssertionError("it never came true")
+
+
+def call(number: int, length: int, ref: RevisionRef | None = None) -> Call:
+    ref = ref or RevisionRef(sim_digest())
+    return Call([[i + 1] for i in range(number)], ref, max_tokens=length)
+
+
+def bases_of(made: Call) -> list[list[str]]:
+    return [
+        [s.revision.base for s in group.children[0].segments if s.revision is not None]
+        for group in made.groups
+    ]
+
+
+def spans_of(made: Call) -> list[list[tuple[int, int]]]:
+    return [[(s.start, s.end) for s in g.children[0].segments] for g in made.groups]
+
+
+def lengths(made: Call) -> Sequence[int]:
+    return [len(tokens) for group in made.groups for tokens in tokens_of(group)]
+
+
+def test_what_comes_while_the_weights_change_waits_for_the_new_ones(
+    slow: LocalBackend, tmp_path: Path
+) -> None:
+    first, second = call(2, 100), call(1, 5)
+    slow.submit(first.groups)
+    until(lambda: slow._engine.progress().running == 2)
+    update = Update(slow, write_base(tmp_path / "b", 1), "finish")
+    until(lambda: slow.hub.change.is_pending)
+    slow.submit(second.groups)
+    assert not second.done.wait(0.1)
+    assert second.groups[0].children[0].flag == 0
+    first.wait()
+    second.wait()
+    old, new = sim_digest(), base_digest(tmp_path / "b")
+    assert update.wait() == WeightsUpdated(new, old)
+    assert (bases_of(first), bases_of(second)) == ([[old], [old]], [[new]])
+
+
+def test_what_continues_has_spans_without_gaps(slow: LocalBackend, tmp_path: Path) -> None:
+    # Two run, three wait in the engine: those had not begun.
+    made = call(5, 60)
+    slow.submit(made.groups)
+    until(lambda: slow._engine.progress().running == 2 and slow._engine.progress().steps > 10)
+    update = Update(slow, write_base(tmp_path / "b", 1), "continue")
+    made.wait()
+    old, new = sim_digest(), update.wait().base
+    assert lengths(made) == [60] * 5
+    for named, spans in zip(bases_of(made), spans_of(made), strict=True):
+        assert named in ([old, new], [new])
+        assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
+        assert spans[-1][1] == 60
+    assert [old, new] in bases_of(made)
+    assert [new] in bases_of(made)
+
+
+def test_what_is_aborted_keeps_its_tokens(slow: LocalBackend, tmp_path: Path) -> None:
+    made = call(3, 1000)
+    slow.submit(made.groups)
+    until(lambda: slow._engine.progress().steps > 10)
+    Update(slow, write_base(tmp_path / "b", 1), "abort").wait()
+    for group in made.wait():
+        (child,) = group.children
+        assert child.flag == ERROR
+        assert isinstance(child.error, RevisionGone)
+        assert len(child.columns) < 1000
+    assert max(lengths(made)) > 0
+    assert {base for named in bases_of(made) for base in named} == {sim_digest()}
+
+
+def test_a_call_that_is_cancelled_while_it_waits_ends(slow: LocalBackend, tmp_path: Path) -> None:
+    first, second = call(2, 100), call(1, 5)
+    slow.submit(first.groups)
+    until(lambda: slow._engine.progress().running == 2)
+    update = Update(slow, write_base(tmp_path / "b", 1), "finish")
+    until(lambda: slow.hub.change.is_pending)
+    slow.submit(second.groups)
+    slow.cancel(second.groups)
+    second.wait()
+    assert lengths(second) == [0]
+    first.wait()
+    update.wait()
+
+
+def test_one_update_at_a_time(slow: LocalBackend, tmp_path: Path) -> None:
+    made = call(1, 100)
+    slow.submit(made.groups)
+    until(lambda: slow._engine.progress().running == 1)
+    first = Update(slow, write_base(tmp_path / "b", 1), "finish")
+    until(lambda: slow.hub.change.is_pending)
+    assert isinstance(Update(slow, write_base(tmp_path / "c", 2), "abort").wait(), Busy)
+    made.wait()
+    assert first.wait().base == base_digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "error", [WeightsInvalid("changed", "directory"), EngineFailed("no memory")]
+)
+def test_what_was_stopped_goes_on_where_the_weights_stayed(
+    tmp_path: Path, error: Exception
+) -> None:
+    class Refuses(SimEngine):
+        def update_weights(self, weights: Weights) -> None:
+            raise error
+
+    settings = SimSettings(eos_rate=0, latency=LatencyModel(decode_rate=200))
+    backend = LocalBackend(lambda: Refuses(settings))
+    made = call(2, 60)
+    backend.submit(made.groups)
+    until(lambda: backend._engine.progress().steps > 10)
+    assert Update(backend, write_base(tmp_path / "b", 1), "continue").wait() is error
+    made.wait()
+    assert [child.flag for group in made.groups for child in group.children] == [LENGTH] * 2
+    assert lengths(made) == [60, 60]
+    assert {base for named in bases_of(made) for base in named} == {sim_digest()}
+    whole = call(2, 60)
+    backend.submit(whole.groups)
+    whole.wait()
+    assert [tokens_of(g) for g in whole.groups] == [tokens_of(g) for g in made.groups]
+    backend.close()
+
+
+def test_an_engine_of_which_nobody_knows_what_it_has_serves_nothing_more(tmp_path: Path) -> None:
+    class Loses(SimEngine):
+        def update_weights(self, weights: Weights) -> None:
+            raise KeyError("a layer")
+
+    backend = LocalBackend(Loses)
+    died = Update(backend, write_base(tmp_path / "b", 1), "abort").wait()
+    assert isinstance(died, EngineDead)
+    made = call(1, 5)
+    backend.submit(made.groups)
+    assert isinstance(made.wait()[0].children[0].error, EngineDead)
+    backend.close()
+
+
+def test_the_prefix_of_a_continued_sequence_is_read_under_the_new_base(
+    slow: LocalBackend, tmp_path: Path
+) -> None:
+    """sim: a token is a hash of the whole prefix, the seed and the revision."""
+    made = call(1, 60)
+    slow.submit(made.groups)
+    until(lambda: slow._engine.progress().steps > 10)
+    new = Update(slow, write_base(tmp_path / "b", 1), "continue").wait().base
+    made.wait()
+    (group,) = made.groups
+    cut = group.children[0].segments[-1].start
+    again = call(1, 60, RevisionRef(new))
+    again.groups[0].children[0].columns = _first(group.children[0].columns, cut)
+    again.groups[0].children[0].given = cut
+    slow.submit(again.groups)
+    again.wait()
+    assert tokens_of(again.groups[0]) == tokens_of(group)
+
+
+def _first(columns: Any, length: int) -> Any:
+    import copy
+
+    kept = copy.deepcopy(columns)
+    kept.truncate(length)
+    return kept
+
+
+@pytest.mark.timeout(120)  # two processes import torch
+def test_an_engine_of_several_ranks_refuses_before_it_touches_anything() -> None:
+    with TorchSampler(str(tiny_model()), device="cpu", tensor_parallel_size=2) as sampler:
+        with pytest.raises(Unsupported, match="tensor_parallel_size"):
+            sampler.update_weights(tiny_model(step=1), in_flight="abort")
+        (found,) = sampler.sample({"input_ids": prompt_of(9)}, {"max_tokens": 3})
+        assert found.sequences[0].error is None

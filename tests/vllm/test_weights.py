@@ -1,0 +1,174 @@
+"""vLLM's workers with other base weights: exact, with nothing of the old ones, or not at all."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.tiny_adapters import tiny_adapter
+from tests.tiny_models import tiny_model
+from tests.torch_harness import Collected, ask, prompt_of
+from tests.vllm_harness import IS_CPU, TOLERANCE, VllmHarness
+
+from sampler_api.errors import EngineDead, Unsupported
+from sampler_core.adapters import snapshot_adapter
+from sampler_core.bases import base_digest
+from sampler_core.checked_weights import CheckedWeights, base_layout, check_weights
+from sampler_server.engines.base import EngineRequest
+
+SHARED = prompt_of(400, 9)
+"""Longer than a block of the prefix cache, of 128 tokens on a CPU."""
+
+
+def checked(step: int) -> CheckedWeights:
+    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
+
+
+def requests(adapters: list[str]) -> list[EngineRequest]:
+    """The base and adapters side by side, on one long prompt and on short ones."""
+    return [
+        ask(prompt, temperature=0.0, max_tokens=16, adapter=adapter, scores=False)
+        for adapter in (None, *adapters)
+        for prompt in (SHARED, prompt_of(20, 1))
+    ]
+
+
+def hold(engine: VllmHarness, kinds: tuple[str, ...]) -> list[str]:
+    held = []
+    for kind in kinds:
+        digest = snapshot_adapter(tiny_adapter(kind)).digest
+        engine.engine.load_adapter(digest, tiny_adapter(kind))
+        held.append(digest)
+    return held
+
+
+def assert_same(ours: list[Collected], theirs: list[Collected]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens
+        assert np.abs(one.logprobs - other.logprobs).max() <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[int, list[Collected]]:
+    """What engines give that were started on each step."""
+    found = {}
+    for step in (0, 1):
+        with VllmHarness(tiny_model(step=step), max_adapters=2) as fresh:
+            found[step] = fresh.run(*requests(hold(fresh, ("a1", "a2"))))
+    return found
+
+
+@pytest.fixture
+def engine() -> Iterator[VllmHarness]:
+    with VllmHarness(base_digest=base_digest(tiny_model()), max_adapters=2) as engine:
+        yield engine
+
+
+@pytest.mark.timeout(600)  # three engines start
+def test_an_engine_is_that_of_the_new_weights_adapters_too(
+    engine: VllmHarness, expected: dict[int, list[Collected]]
+) -> None:
+    adapters = hold(engine, ("a1", "a2"))
+    assert_same(engine.run(*requests(adapters)), expected[0])
+    for step in (1, 0, 1):
+        engine.engine.update_weights(checked(step))
+        assert engine.engine.info.base_digest == base_digest(tiny_model(step=step))
+        # The same prompt again: what the prefix cache had of it was of other weights.
+        assert_same(engine.run(*requests(adapters)), expected[step])
+    # Loaded and unloaded as before.
+    engine.engine.unload_adapter(adapters[0])
+    (again,) = hold(engine, ("a1",))
+    assert_same(engine.run(*requests([again, adapters[1]])), expected[1])
+
+
+def test_what_was_cancelled_is_gone_when_the_weights_change(engine: VllmHarness) -> None:
+    running = [ask(prompt_of(30, n), max_tokens=900, ignore_eos=True) for n in range(4)]
+    engine.engine.submit(running)
+    engine.wait(lambda: all(map(engine.has_started, running)))
+    engine.engine.cancel([request.key for request in running])
+    engine.engine.update_weights(checked(1))
+    assert all(engine.found[request.key].finish == "abort" for request in running)
+
+
+@pytest.mark.skipif(not IS_CPU, reason="a GPU's version has no other way")
+def test_loaders_of_older_versions_find_layers_that_have_adapters(
+    engine: VllmHarness, expected: dict[int, list[Collected]]
+) -> None:
+    adapters = hold(engine, ("a1", "a2"))
+
+    async def unwrapping(call: Any, method: str, args: tuple[Any, ...]) -> Any:
+        return await call(method, args=(*args, True) if method == "sampler_reload" else args)
+
+    instead(engine, unwrapping)
+    engine.engine.update_weights(checked(1))
+    assert_same(engine.run(*requests(adapters)), expected[1])
+
+
+def instead(engine: VllmHarness, answer: Any) -> None:
+    """Have ``answer(call, method, args)`` answer what vLLM's workers are asked."""
+    flow = engine.engine._flow
+    assert flow is not None
+    call = flow._engine.collective_rpc
+
+    async def asked(method: str, args: tuple[Any, ...] = ()) -> Any:
+        return await answer(call, method, args)
+
+    flow._engine.collective_rpc = asked
+
+
+def unread(engine: VllmHarness, *skipped: str) -> None:
+    """Have vLLM's workers overlook some calls."""
+
+    async def overlooked(call: Any, method: str, args: tuple[Any, ...]) -> Any:
+        return [0] if method in skipped else await call(method, args=args)
+
+    instead(engine, overlooked)
+
+
+def assert_dead(engine: VllmHarness, weights: CheckedWeights, told: str) -> None:
+    running = ask(prompt_of(9))
+    with pytest.raises(EngineDead, match=told):
+        engine.engine.update_weights(weights)
+    with pytest.raises(EngineDead, match=told):
+        engine.engine.submit([running])
+    engine.wait(lambda: any(isinstance(c.error, EngineDead) for c in engine.found.values()))
+
+
+def test_workers_that_did_not_read_the_weights_end_the_engine(engine: VllmHarness) -> None:
+    unread(engine, "sampler_reload")
+    assert_dead(engine, checked(1), "tensors were not read")
+
+
+def test_files_that_change_while_they_are_read_end_the_engine(engine: VllmHarness) -> None:
+    good = checked(1)
+    assert_dead(
+        engine, CheckedWeights(good.directory, good.digest, good.stamps[:-1]), "was changed"
+    )
+
+
+def test_a_loader_that_fails_halfway_ends_the_engine(engine: VllmHarness, tmp_path: Any) -> None:
+    # Nothing is checked here: as if a disk failed behind the check.
+    assert_dead(engine, CheckedWeights(_halved(tmp_path), "sha256:x", ()), "neither the old")
+
+
+def _halved(tmp_path: Any) -> Any:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    directory = tmp_path / "halved"
+    shutil.copytree(tiny_model(step=1), directory)
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"] = tensors["lm_head.weight"][:7].clone()
+    save_file(tensors, path, {"format": "pt"})
+    return directory
+
+
+def test_weights_that_nobody_could_tell_apart_are_refused_untouched(
+    engine: VllmHarness, expected: dict[int, list[Collected]]
+) -> None:
+    unread(engine, "sampler_comparable")
+    with pytest.raises(Unsupported, match="under its own name"):
+        engine.engine.update_weights(checked(1))
+    assert_same(engine.run(*requests([])), expected[0][:2])

@@ -202,6 +202,14 @@ def test_closing_an_engine_whose_rank_hangs_kills_the_rank(
     assert not any(map(is_alive, pids))
 
 
+@pytest.mark.slow
+def test_an_engine_that_is_abandoned_leaves_no_rank(two: TorchHarness) -> None:
+    pids = pids_of(two)
+    os.kill(pids[0], signal.SIGSTOP)
+    two.engine.abandon()
+    wait_for_end(pids)
+
+
 def server(*options: str) -> Server:
     return Server(
         f"--model={tiny_model()}",

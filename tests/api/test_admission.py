@@ -260,4 +260,6 @@ def test_explain_tells_every_field(api_server: ApiServer) -> None:
         text = explained(f"sd.{each}")
         assert "FIELDS:" in text
         assert "<no description>" not in text
-    assert "CPU threads of an engine." in explained("sd.spec.engine.torch.threads")
+    assert "CPU threads of an engine, of all its ranks together." in explained(
+        "sd.spec.engine.torch.threads"
+    )

@@ -184,7 +184,7 @@ class FakeReplica:
             blocks=blocks,
             prompts=prompts,
             details=self._details,
-            beats=[Beat(handle, 0, 1) for handle in beats],
+            beats=[Beat(list(beats), 0, 1)] if beats else [],
             load=load,
             grant=grant,
             draining=draining,

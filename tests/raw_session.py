@@ -119,7 +119,8 @@ class RawSession:
         for detail in frame.details:
             self.received[detail.handle].detail = detail
         for beat in frame.beats:
-            self.received[beat.handle].beats.append(beat)
+            for handle in beat.handles:
+                self.received[handle].beats.append(beat)
         for scores in prompt_columns(frame.prompts, columns[position:]):
             self.received[scores.handle].scores = scores
         if frame.grant is not None:

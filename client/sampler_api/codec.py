@@ -184,12 +184,16 @@ class DeltaWriter:
         blocks: list[Block] = []
         columns: list[Buffer] = []
         for k, block in self._blocks.items():
-            widths = _width(max(block.handles)), _width(max(block.counts))
-            number = len(block.handles)
-            blocks.append(Block(k, number, sum(block.counts), *widths))
-            columns.append(struct.pack(f"<{number}{_FORMAT[widths[0]]}", *block.handles))
-            columns.append(struct.pack(f"<{number}{_FORMAT[widths[1]]}", *block.counts))
-            columns.append(block.flags)
+            counts, number = block.counts, len(block.handles)
+            handle_width, most = _width(max(block.handles)), max(counts)
+            count_width = 0 if min(counts) == most else _width(most)
+            flag_width = 1 if any(block.flags) else 0
+            blocks.append(Block(k, number, sum(counts), handle_width, count_width, flag_width))
+            columns.append(struct.pack(f"<{number}{_FORMAT[handle_width]}", *block.handles))
+            if count_width:
+                columns.append(struct.pack(f"<{number}{_FORMAT[count_width]}", *counts))
+            if flag_width:
+                columns.append(block.flags)
             columns += block.tokens
             if k > 1:
                 columns += block.top_ids
@@ -218,23 +222,28 @@ def scatter(
     plans = []
     position = 0
     for block in blocks:
-        k, number, tokens, hw, cw = (
+        k, number, tokens, hw, cw, fw = (
             block.k,
             block.deltas,
             block.tokens,
             block.handle_width,
             block.count_width,
+            block.flag_width,
         )
-        if hw not in _FORMAT or cw not in _FORMAT or min(k, number, tokens) < 0 or k > _LARGEST_K:
+        is_possible = hw in _FORMAT and (cw == 0 or cw in _FORMAT) and fw in (0, 1)
+        if not is_possible or min(k, number, tokens) < 0 or k > _LARGEST_K:
             raise ProtocolError("frame: a block with impossible sizes")
-        size = number * (hw + cw + 1) + tokens * (4 + 4 * k * (2 if k > 1 else 1))
+        size = number * (hw + cw + fw) + tokens * (4 + 4 * k * (2 if k > 1 else 1))
         if position + size > len(columns):
             raise ProtocolError(f"frame: block of {size} bytes beyond the end of the frame")
         a = position + number * hw
         b = a + number * cw
-        c = b + number
+        c = b + number * fw
         handles = columns[position:a].cast(_FORMAT[hw]).tolist()
-        counts = columns[a:b].cast(_FORMAT[cw]).tolist()
+        if cw:
+            counts = columns[a:b].cast(_FORMAT[cw]).tolist()
+        else:
+            counts = [tokens // number] * number if number else []
         if sum(counts) != tokens:
             raise ProtocolError("frame: counts do not add up to the block's tokens")
         rows = _rows(k, tokens, columns, c)

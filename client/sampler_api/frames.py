@@ -207,7 +207,8 @@ class Block(msgspec.Struct, array_like=True, gc=False):
     """Deltas that carry the same kind of columns: k = 0 none, 1 the sampled logprob, > 1
     candidates.
 
-    Widths are the bytes of one handle and one count (1, 2 or 4).
+    Widths are the bytes of one handle (1, 2 or 4), one count and one flag. A column that says
+    nothing is left out, with a width of 0: counts that are all alike, flags of which none is set.
     """
 
     k: int
@@ -215,6 +216,7 @@ class Block(msgspec.Struct, array_like=True, gc=False):
     tokens: int
     handle_width: int
     count_width: int
+    flag_width: int = 1
 
 
 class PromptBlock(msgspec.Struct, array_like=True, gc=False):
@@ -237,10 +239,10 @@ class Detail(msgspec.Struct, array_like=True, gc=False):
 
 
 class Beat(msgspec.Struct, array_like=True, gc=False):
-    """A sign of life for a stream without new tokens: prompt tokens prefilled, of how many (0 of n
+    """A sign of life for streams without new tokens: prompt tokens prefilled, of how many (0 of n
     = queued)."""
 
-    handle: int
+    handles: list[int]
     done: int
     total: int
 

@@ -223,9 +223,10 @@ class Dispatcher:
                 details = {d.handle: d for d in frame.details} if frame.details else {}
                 self._take_ended(replica, ended, details)
         for beat in frame.beats:
-            alive = children.get(beat.handle)
-            if alive is not None:
-                alive.seen = ticks
+            for handle in beat.handles:
+                alive = children.get(handle)
+                if alive is not None:
+                    alive.seen = ticks
         if frame.grant is not None:
             replica.take_grant(frame.grant)
         if frame.load is not None:

@@ -168,10 +168,12 @@ class Outbox:
         self._steps = steps
         prefill: Mapping[int, tuple[int, int]] = hub.engine.progress().prefill
         silent = now - self._settings.heartbeat_seconds
+        alike: dict[tuple[int, int], list[int]] = {}
         for handle, stream in self._handles.items():
             if stream.flag != RUNNING or stream.since > silent:
                 continue
             if is_moving or stream.is_parked:
                 length = stream.prompt_length
                 progress = (length, length) if len(stream.columns) else (0, length)
-                beats.append(Beat(handle, *prefill.get(stream.key, progress)))
+                alike.setdefault(prefill.get(stream.key, progress), []).append(handle)
+        beats += [Beat(handles, *progress) for progress, handles in alike.items()]

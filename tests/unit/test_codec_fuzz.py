@@ -188,6 +188,50 @@ def test_deltas_come_back_as_they_were_written(written: list[tuple[int, int, int
     assert [block.logprobs, block.top_ids, block.top_logprobs] == scores
 
 
+@pytest.mark.parametrize(
+    ("lengths", "flags", "widths"),
+    [
+        pytest.param([4, 4, 4], [0, 0, 0], (0, 0), id="alike, and all go on"),
+        pytest.param([4, 4, 4], [0, 2, 0], (0, 1), id="alike, and one has ended"),
+        pytest.param([4, 0, 4], [0, 0, 0], (1, 0), id="one has no token"),
+        pytest.param([0, 0], [1, 1], (0, 1), id="ends alone"),
+        pytest.param([300, 1], [0, 3], (2, 1), id="a long one that goes on, a short one that ends"),
+    ],
+)
+def test_a_column_that_says_nothing_is_left_out(
+    lengths: list[int], flags: list[int], widths: tuple[int, int]
+) -> None:
+    writer = DeltaWriter()
+    for handle, (length, flag) in enumerate(zip(lengths, flags, strict=True)):
+        writer.add(handle, flag, 1, column(length, handle), column(length, handle + 1))
+    (block,), _, columns = writer.finish()
+    assert (block.count_width, block.flag_width) == widths
+    data = memoryview(b"".join(map(bytes, columns)))
+    number, tokens = len(lengths), sum(lengths)
+    assert len(data) == number * (1 + sum(widths)) + tokens * 8
+    receivers = {handle: Receiver(1) for handle in range(number)}
+    _, ended, _ = scatter([block], data, receivers)
+    assert ended == [(h, f) for h, f in enumerate(flags) if f]
+    assert [len(r.columns) for r in receivers.values()] == lengths
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(Block(1, 3, 7, 1, 0, 0), id="alike, and yet no multiple"),
+        pytest.param(Block(1, 0, 4, 1, 0, 0), id="tokens of no delta"),
+        pytest.param(Block(1, 2, 4, 1, 0, 2), id="flags of two bytes"),
+        pytest.param(Block(1, 2, 4, 0, 1, 1), id="no handles"),
+        pytest.param(Block(1, 2, 4, 1, -1, 1), id="a negative width"),
+    ],
+)
+def test_a_block_of_impossible_widths_appends_nothing(block: Block) -> None:
+    receivers = {handle: Receiver(1) for handle in range(4)}
+    with pytest.raises(ProtocolError):
+        scatter([block], memoryview(bytes(100)), receivers)
+    assert all(r.content == (b"", b"", b"") for r in receivers.values())
+
+
 @given(deltas.filter(lambda ds: any(n for _, _, _, n in ds)), st.data())
 def test_a_frame_that_is_cut_appends_nothing(
     written: list[tuple[int, int, int, int]], data: st.DataObject

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from .orders import Channel, Discard, Load, Ping, Pong, Refused, Stage, Staged
@@ -25,37 +26,50 @@ _FAILED = 1
 
 
 class _Side:
-    """Answers on the second channel, on a thread of its own, and ends the process with rank 0."""
+    """Answers on the second channel, and ends the process with rank 0."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.follower: Follower | None = None
+        self._work: SimpleQueue[Stage | Discard] = SimpleQueue()
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Two threads: one that always answers, and one that takes adapters in, which may last."""
+        for name, run in (("side", self._run), ("adapters", self._take_in)):
+            threading.Thread(target=run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
         try:
             while True:
-                self._answer(self.channel.receive())
+                match self.channel.receive():
+                    case Ping():
+                        self.channel.send(Pong())
+                    case Stage() | Discard() as work:
+                        self._work.put(work)
         except OSError:
             # Rank 0 has gone; the main thread may wait for it in the middle of a step.
             os._exit(0)
 
-    def _answer(self, request: object) -> None:
-        match request:
-            case Ping():
-                self.channel.send(Pong())
-            case Stage():
-                assert self.follower is not None
-                try:
-                    self.follower.stage(request)
-                except Exception as error:
-                    # Whatever it is, rank 0's caller gets it; most likely a device that is full.
-                    log.exception("an adapter could not be taken in")
-                    self.channel.send(Refused(request.stage, error_of(error).message))
-                else:
-                    self.channel.send(Staged(request.stage))
-            case Discard(stage):
-                assert self.follower is not None
-                self.follower.discard(stage)
+    def _take_in(self) -> None:
+        while True:
+            work = self._work.get()
+            # Rank 0 asks for nothing before this rank was ready.
+            assert self.follower is not None
+            try:
+                if isinstance(work, Discard):
+                    self.follower.discard(work.stage)
+                    continue
+                self.follower.stage(work)
+                answer: Staged | Refused = Staged(work.stage)
+            except Exception as error:
+                # Whatever it is, rank 0's caller gets it; most likely a device that is full.
+                log.exception("an adapter could not be taken in")
+                answer = Refused(work.stage, error_of(error).message)
+            try:
+                self.channel.send(answer)
+            except OSError:
+                log.debug("rank 0 has gone; the other thread ends the process")
+                return
 
 
 def _end_with(leader: int) -> None:
@@ -81,7 +95,7 @@ def main(orders: int, side: int, leader: int) -> int:
     if os.getppid() != leader:
         return 0
     threading.Thread(target=_end_with, args=(leader,), name="leader", daemon=True).start()
-    threading.Thread(target=answers.run, name="side", daemon=True).start()
+    answers.start()
     try:
         load = channel.receive()
         assert isinstance(load, Load)

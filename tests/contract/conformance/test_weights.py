@@ -25,8 +25,9 @@ from sampler_api.params import SamplingParams
 from sampler_api.results import SampledSequence
 
 GREEDY = SamplingParams(temperature=0, max_tokens=16, logprobs=1)
+# The second for what must still run when the weights change, however fast its engine is.
 LONG = SamplingParams(temperature=0, max_tokens=500, logprobs=1, ignore_eos=True)
-LONGER = SamplingParams(temperature=0, max_tokens=900, logprobs=1, ignore_eos=True)
+LONGER = SamplingParams(temperature=0, max_tokens=1900, logprobs=1, ignore_eos=True)
 
 
 @cache
@@ -162,12 +163,12 @@ def test_weights_that_serve_already_change_nothing(at_first: Updatable) -> None:
 def test_what_runs_continues_under_the_new_weights_in_a_segment_of_its_own(
     at_first: Updatable,
 ) -> None:
-    call = begun(at_first)
+    call = begun(at_first, LONGER)
     base = at_first.update(1, in_flight="continue")
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences
-        assert (sequence.stop_reason, len(sequence.tokens)) == ("length", 500)
-        assert sequence.segments[-1].end == 500
+        assert (sequence.stop_reason, len(sequence.tokens)) == ("length", 1900)
+        assert sequence.segments[-1].end == 1900
         assert {s.revision.base for s in sequence.segments[:-1] if s.revision} <= {digest_of(0)}
         assert sequence.segments[-1].revision is not None
         assert sequence.segments[-1].revision.base == base
@@ -186,7 +187,7 @@ def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     found = set()
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences
-        assert len(sequence.tokens) == 900
+        assert len(sequence.tokens) == 1900
         assert_of_its_base(ids, sequence)
         found |= {step_of(s.revision.base) for s in sequence.segments if s.revision}
     assert 2 in found
@@ -209,13 +210,13 @@ def test_what_runs_finishes_under_the_old_weights(at_first: Updatable) -> None:
 
 @pytest.mark.rule("S10.22", only=("torch", "remote-torch", "vllm", "remote-vllm"))
 def test_what_runs_is_aborted_with_what_it_has(at_first: Updatable) -> None:
-    call = begun(at_first, on_error="return")
+    call = begun(at_first, LONGER, on_error="return")
     at_first.update(1, in_flight="abort")
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences
         assert sequence.stop_reason == "error"
         assert isinstance(sequence.error, RevisionGone)
-        assert len(sequence.tokens) < 500
+        assert len(sequence.tokens) < 1900
         assert {s.revision.base for s in sequence.segments if s.revision} <= {digest_of(0)}
         assert_of_its_base(ids, sequence)
         # What it has can be given back, and goes on under the new weights.
@@ -317,7 +318,7 @@ def test_the_wait_for_what_runs_can_be_bounded(at_first: Updatable) -> None:
     assert (caught.value.code, caught.value.field) == ("progress_timeout", "finish_seconds")
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences
-        assert len(sequence.tokens) == 900
+        assert len(sequence.tokens) == 1900
         assert {s.revision.base for s in sequence.segments if s.revision} == {digest_of(0)}
         assert_of_its_base(ids, sequence)
 

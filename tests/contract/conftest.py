@@ -11,7 +11,12 @@ from sampler_core.base import SamplerBase
 RARE_KINDS = ("torch-tp2",)
 """Samplers that all tests run against with `make test-slow`, and ``QUICK_TESTS`` each time: what
 they share with another one is most of them."""
-QUICK_TESTS = ("test_every_token_and_logprob_is_that_of_plain_forward_passes",)
+QUICK_TESTS = (
+    "test_base_and_adapters_in_one_moving_batch_are_exact",
+    "test_other_kinds_are_exact_or_refused",
+    "test_a_name_that_is_bound_again_means_the_new_bytes",
+)
+"""In one file, so that one process makes the sampler."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,5 +1,8 @@
 """Models and adapters that the torch engine takes, and those that it refuses in one line."""
 
+import os
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,29 @@ def test_a_sampler_of_a_ready_model_gives_what_one_of_its_directory_gives(tmp_pa
         assert stopped.stop_reason == "stop"
         (answer,) = sampler.sample({"messages": [{"role": "user", "content": "hi"}]}, GREEDY)
         assert answer.sequences[0].decoded
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "as they are"])
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_who_overwrites_the_files_of_a_served_model_changes_nothing(
+    tmp_path: Path, family: Any, pack: bool
+) -> None:
+    """The page cache that a mapping shares with the file is written to, as a trainer would."""
+    folder = shutil.copytree(tiny_model(family), tmp_path / "model")
+    inputs = [{"input_ids": prompt_of(length, length)} for length in (3, 9)]
+    params = {"max_tokens": 12, "temperature": 0.0, "logprobs": 1, "prompt_logprobs": 1}
+    with TorchSampler(str(folder), dtype="float32", device="cpu", pack_weights=pack) as sampler:
+        before = sampler.sample(inputs, params)
+        with (folder / "model.safetensors").open("r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            (header,) = struct.unpack("<Q", file.read(8))
+            file.seek(8 + header)
+            file.write(bytes(size - 8 - header))
+        after = sampler.sample(inputs, params)
+    for old, new in zip(before, after, strict=True):
+        assert new.sequences[0].tokens == old.sequences[0].tokens
+        assert new.sequences[0].logprobs == old.sequences[0].logprobs
+        assert new.prompt_logprobs == old.prompt_logprobs
 
 
 def test_a_ready_model_without_a_tokenizer_takes_ids_and_refuses_text() -> None:

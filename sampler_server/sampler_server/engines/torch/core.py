@@ -28,7 +28,7 @@ from .lora import LoraWeights
 from .memory import KVMemory, SlabStore
 from .model import load_model
 from .options import TorchOptions
-from .packing import pack_linears, unpack_linears
+from .packing import copy_unpacked, pack_linears, unpack_linears
 from .ranks.lead import Ranks
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
@@ -78,6 +78,8 @@ class TorchCore:
         self._is_packed = is_cpu and options.pack_weights
         if self._is_packed:
             pack_linears(model.model)
+        if is_cpu and isinstance(options.model, (str, Path)):
+            copy_unpacked(model.model)
         self._scheduler = Scheduler(
             memory,
             slots=options.slots,

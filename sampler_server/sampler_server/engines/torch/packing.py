@@ -4,7 +4,7 @@ MKL rearranges a weight matrix on every product, which at the few rows of a deco
 quarter of the product. Here it is done once, and layers that read the same input (q, k and v; gate
 and up) become one product: fewer starts of a parallel region, which matters most on a busy machine.
 The packed copy costs the memory of the weights a second time; weights that were mapped from a file
-are not read any more and leave memory.
+are not read any more and leave memory. The others are copied out of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,8 @@ from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-__all__ = ["pack_linears", "unpack_linears"]
+__all__ = ["copy_unpacked", "pack_linears", "unpack_linears"]
 
 _ROWS_HINT: Final = 64
 """Rows that the packed layout is chosen for. Others are right too, and fast from 2 to 512."""
@@ -41,7 +40,7 @@ def pack_linears(model: nn.Module) -> int:
         products[group[0].weight.data_ptr()] = product
         for place, module in enumerate(group):
             # On the instance: hooks still run, and the class stays as it is.
-            vars(module)["forward"] = product.forward_of(place, module)
+            vars(module)["forward"] = product.forward_of(place)
     return len(groups)
 
 
@@ -50,6 +49,20 @@ def unpack_linears(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             vars(module).pop("forward", None)
+
+
+def copy_unpacked(model: nn.Module) -> None:
+    """Copy weights out of the files that they may be mapped from, whose owner may overwrite them;
+    what is packed is a copy already, and its plain weights are read no more."""
+    copied: set[int] = set()
+    for module in model.modules():
+        if type(module) is nn.Linear and "forward" in vars(module):
+            continue
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            # Tied ones stay tied: the tensor is the same, with other memory behind it.
+            if id(tensor) not in copied:
+                copied.add(id(tensor))
+                tensor.data = tensor.data.clone()
 
 
 def _groups(model: nn.Module) -> list[list[nn.Linear]]:
@@ -103,19 +116,17 @@ class _Product:
         )
         return found
 
-    def forward_of(self, place: int, module: nn.Linear) -> _Forward:
+    def forward_of(self, place: int) -> _Forward:
         """The layer's forward: the first computes for all, the last forgets."""
         if len(self._sizes) == 1:
             return self.compute
         if place == 0:
             return self._first
         is_last = place == len(self._sizes) - 1
-        weight: Tensor = module.weight.detach()
-        bias = module.bias.detach() if module.bias is not None else None
 
         def other(rows: Tensor) -> Tensor:
             if rows is not self._rows:
-                return linear(rows, weight, bias)
+                return torch.split(self.compute(rows), self._sizes, dim=-1)[place]
             part = self._parts[place]
             if is_last:
                 self._rows, self._parts = None, ()

@@ -16,7 +16,7 @@ from ..lora import LoraWeights
 from ..memory import KVRow
 from ..model import load_model
 from ..options import TorchOptions
-from ..packing import pack_linears
+from ..packing import copy_unpacked, pack_linears
 from .group import Group
 from .moves import Replica
 from .orders import (
@@ -114,8 +114,10 @@ class Follower:
                 self._adapters = Adapters(
                     self._model.model, max_adapters, max_lora_rank, nn.Module()
                 )
-                if pack_weights and self._model.device.type == "cpu":
-                    pack_linears(self._model.model)
+                if self._model.device.type == "cpu":
+                    if pack_weights:
+                        pack_linears(self._model.model)
+                    copy_unpacked(self._model.model)
                 self._takes_adapters.set()
             case Hold(stage, digest, number):
                 adapters = self._held()

@@ -37,6 +37,7 @@ from tests.apiserver_namespaces import NAMESPACES, end_namespace, make_namespace
 from tests.apiserver_pods import add_node
 from tests.apiserver_processes import Processes
 from tests.kube_tools import kube_tool, missing_tools
+from tests.processes import is_stopped
 from tests.proxy import wait_until
 
 __all__ = ["ApiServer", "api_server", "namespace", "nodes"]
@@ -112,6 +113,8 @@ class ApiServer(ApiAccess):
         pid = self._processes.pid("kube-apiserver")
         os.kill(pid, signal.SIGSTOP)
         try:
+            # A signal is sent before it has arrived, at every thread.
+            wait_until(lambda: is_stopped(pid), "the API server has stopped")
             yield
         finally:
             os.kill(pid, signal.SIGCONT)

@@ -315,15 +315,21 @@ def lengths(made: Call) -> Sequence[int]:
     return [len(tokens) for group in made.groups for tokens in tokens_of(group)]
 
 
-def test_what_comes_while_the_weights_change_waits_for_the_new_ones(
-    slow: LocalBackend, tmp_path: Path
-) -> None:
+def held_up(slow: LocalBackend, folder: Path) -> tuple[Call, Call, Update]:
+    """A call that an update waits for, and one that waits for the update."""
     first, second = call(2, 100), call(1, 5)
     slow.submit(first.groups)
     until(lambda: slow._engine.progress().running == 2)
-    update = Update(slow, write_base(tmp_path / "b", 1), "finish")
+    update = Update(slow, write_base(folder, 1), "finish")
     until(lambda: slow.hub.change.is_pending)
     slow.submit(second.groups)
+    return first, second, update
+
+
+def test_what_comes_while_the_weights_change_waits_for_the_new_ones(
+    slow: LocalBackend, tmp_path: Path
+) -> None:
+    first, second, update = held_up(slow, tmp_path / "b")
     assert not second.done.wait(0.1)
     assert second.groups[0].children[0].flag == 0
     first.wait()
@@ -365,12 +371,7 @@ def test_what_is_aborted_keeps_its_tokens(slow: LocalBackend, tmp_path: Path) ->
 
 
 def test_a_call_that_is_cancelled_while_it_waits_ends(slow: LocalBackend, tmp_path: Path) -> None:
-    first, second = call(2, 100), call(1, 5)
-    slow.submit(first.groups)
-    until(lambda: slow._engine.progress().running == 2)
-    update = Update(slow, write_base(tmp_path / "b", 1), "finish")
-    until(lambda: slow.hub.change.is_pending)
-    slow.submit(second.groups)
+    first, second, update = held_up(slow, tmp_path / "b")
     slow.cancel(second.groups)
     second.wait()
     assert lengths(second) == [0]

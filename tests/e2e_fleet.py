@@ -1,6 +1,7 @@
 """A fleet of a real cluster, as its user sees it through kubectl."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from tests.spec_cases import changed
 
 from sampler_api.names import DATA_PORT
 
-__all__ = ["E2eFleet", "Object", "endpoint_of"]
+__all__ = ["E2eFleet", "Object", "endpoint_of", "ended_by_themselves"]
 
 _EXAMPLES: Final = Path(__file__).parent.parent / "manifests" / "examples"
 _WAIT_SECONDS: Final = 90
@@ -102,6 +103,14 @@ class E2eFleet:
 def endpoint_of(pod: Object) -> str:
     """Where a replica is, for a RemoteSampler."""
     return f"http://{pod['status']['podIP']}:{DATA_PORT}"
+
+
+def ended_by_themselves(pods: Iterable[Object]) -> list[Object]:
+    """How containers that were started again had ended, but for those that went with their node,
+    of which nothing is known: tests take nodes away."""
+    statuses = [status for pod in pods for status in pod["status"]["containerStatuses"]]
+    ended = [status["lastState"]["terminated"] for status in statuses if status["restartCount"]]
+    return [each for each in ended if each["reason"] != "Unknown"]
 
 
 def _is_ready(pod: Object) -> bool:

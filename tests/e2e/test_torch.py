@@ -102,7 +102,8 @@ def spec(cluster: Cluster, uri: str) -> Object:
         "model": {"uri": uri},
         "replicas": 1,
         "resources": {
-            "requests": {"cpu": "500m", "memory": "1Gi"},
+            # Two of these share their node with the sim fleet and, where it landed, the operator.
+            "requests": {"cpu": "200m", "memory": "1Gi"},
             "limits": {"memory": "4Gi"},
         },
         "lora": {"volumes": [{"name": "runs", "mountPath": "/runs", **claim}]},

@@ -11,7 +11,7 @@ from tests.spec_cases import changed
 
 from sampler_api.names import DATA_PORT
 
-__all__ = ["E2eFleet", "Object", "endpoint_of", "ended_by_themselves"]
+__all__ = ["E2eFleet", "Object", "ended_by_themselves", "endpoint_of"]
 
 _EXAMPLES: Final = Path(__file__).parent.parent / "manifests" / "examples"
 _WAIT_SECONDS: Final = 90

@@ -9,7 +9,8 @@ is the same at 10 tokens per second.
 every sequence, in CPU time, the median of 25 turns. The arrays are views of rows, as the client
 gives them: a C-contiguous copy of each is not in the figure, nor is their end. ``_lowest``: the
 fastest of the turns, which says what the code costs where nothing else uses the processor.
-``_whole``: the same frames through the client's state machine to SampledSequences.
+``_of_two``: deltas of 2 tokens, as they come where a server flushes often. ``_whole``: the frames
+of 32 through the client's state machine to SampledSequences.
 
 Baseline: the same deltas as JSON lists in server-sent events, as OpenAI-compatible servers send
 them, decoded by msgspec; bytes without HTTP framing.
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.report import Row, arguments, publish
 from bench.sim_fleet import ByteCounter, SimFleet
 
-from sampler_api.codec import DeltaWriter, decode_server, encode_frame, scatter
+from sampler_api.codec import DeltaWriter, decode_server, deltas, encode_frame
 from sampler_api.columns import Chunks
 from sampler_api.frames import (
     LENGTH,
@@ -44,6 +45,7 @@ from sampler_api.params import SamplingParams
 from sampler_api.revisions import Revision
 from sampler_client import ClientSettings, RemoteSampler
 from sampler_client.dispatcher import Dispatcher
+from sampler_client.lanes import Lanes
 from sampler_client.replica import Replica
 from sampler_core.calls import respond
 from sampler_core.groups import Group
@@ -59,6 +61,7 @@ ROWS: list[Row] = [
     ("bytes_per_token_slow", "bytes, 10 tokens/s a sequence", None, ""),
     ("decode_ns_per_token", "ns, frames to arrays", 20, "<="),
     ("decode_ns_per_token_lowest", "ns, the fastest turn", None, ""),
+    ("decode_ns_per_token_of_two", "ns, frames of deltas of 2 tokens to arrays", None, ""),
     ("decode_ns_per_token_whole", "ns, frames to SampledSequences", None, ""),
 ]
 
@@ -78,14 +81,14 @@ def bytes_per_token(rate: float, sequences: int, tokens: int) -> float:
 
 
 class Deltas:
-    """The deltas of ``sequences`` sequences, frame by frame."""
+    """The deltas of ``sequences`` sequences, ``length`` tokens each, frame by frame."""
 
-    def __init__(self, sequences: int) -> None:
+    def __init__(self, sequences: int, length: int = DELTA) -> None:
         draw = np.random.default_rng(1)
-        steps = TOKENS // DELTA
+        steps = TOKENS // length
         self.sequences = sequences
-        self.tokens = draw.integers(0, 150_000, (steps, sequences, DELTA), np.int32)
-        self.logprobs = -draw.random((steps, sequences, DELTA), np.float32)
+        self.tokens = draw.integers(0, 150_000, (steps, sequences, length), np.int32)
+        self.logprobs = -draw.random((steps, sequences, length), np.float32)
         self.frames = [self._frame(step, steps) for step in range(steps)]
 
     def _frame(self, step: int, steps: int) -> bytes:
@@ -117,18 +120,25 @@ class _Receiver:
         self.columns = Chunks(1)
 
 
-def decode(deltas: Deltas) -> Callable[[], object]:
+def decode(work: Deltas) -> Callable[[], object]:
     """Work that turns frames into the arrays of every sequence, all of them submitted before."""
-    receivers = {handle: _Receiver() for handle in range(deltas.sequences)}
-    return lambda: _decode(deltas, receivers)
+    receivers = {handle: _Receiver() for handle in range(work.sequences)}
+    lanes = Lanes(receivers)
+    for handle in receivers:
+        lanes.open(handle, 0)
+    return lambda: _decode(work, receivers, lanes)
 
 
-def _decode(deltas: Deltas, receivers: dict[int, _Receiver]) -> object:
-    for data in deltas.frames:
+def _decode(work: Deltas, receivers: dict[int, _Receiver], lanes: Lanes) -> object:
+    for data in work.frames:
         frame, columns = decode_server(data)
         assert isinstance(frame, ServerFrame)
-        scatter(frame.blocks, columns, receivers)
-    arrays = [receiver.columns.arrays() for receiver in receivers.values()]
+        for block in deltas(frame.blocks, columns)[0]:
+            lanes.take(block, 0)
+    arrays = []
+    for handle, receiver in receivers.items():
+        lanes.close(handle, receiver.columns)
+        arrays.append(receiver.columns.arrays())
     assert len(arrays[-1][0]) == TOKENS
     return arrays
 
@@ -136,14 +146,14 @@ def _decode(deltas: Deltas, receivers: dict[int, _Receiver]) -> object:
 class WholePath:
     """The client's state machine with everything already submitted."""
 
-    def __init__(self, deltas: Deltas) -> None:
-        number = deltas.sequences
+    def __init__(self, work: Deltas) -> None:
+        number = work.sequences
         card = ModelCard("m", "sim", BASE, None, 1 << 20, 1 << 20, (), ("processed",), 8)
         grant = Grant(1, number, 1 << 40)
         self.replica = Replica("http://a", ServerHello("a", "a-1", card, grant))
         self.dispatcher = Dispatcher(ClientSettings(), lambda replica: None)
         self.done: list[Group] = []
-        self.frames = deltas.frames
+        self.frames = work.frames
         self.prompt = np.arange(8, dtype=np.int32)
         params = SamplingParams(max_tokens=TOKENS, logprobs=1)
         ref = RevisionRef(BASE)
@@ -211,19 +221,21 @@ def main() -> None:
     sequences, tokens, slow_tokens = SEQUENCES, TOKENS, TOKENS
     if options.short:
         sequences, tokens, slow_tokens = 256, 128, 32
-    deltas = Deltas(SEQUENCES)
+    work = Deltas(SEQUENCES)
     count = SEQUENCES * TOKENS
     turns = 5 if options.short else 25
-    median, lowest = ns_per_token(lambda: decode(deltas), count, turns)
+    median, lowest = ns_per_token(lambda: decode(work), count, turns)
+    short = Deltas(SEQUENCES, 2)
     figures = {
         "decode_ns_per_token": median,
         "decode_ns_per_token_lowest": lowest,
-        "decode_ns_per_token_whole": ns_per_token(lambda: WholePath(deltas).run, count, turns)[0],
+        "decode_ns_per_token_of_two": ns_per_token(lambda: decode(short), count, turns)[0],
+        "decode_ns_per_token_whole": ns_per_token(lambda: WholePath(work).run, count, turns)[0],
         "bytes_per_token": bytes_per_token(64, sequences, tokens),
         "bytes_per_token_slow": bytes_per_token(10, sequences, slow_tokens),
     }
-    # Made last: its twelve megabytes of small pieces would scatter what is decoded above.
-    events = deltas.events()
+    # Made last: its twelve megabytes of small pieces would lie between what is decoded above.
+    events = work.events()
     baseline = {
         "bytes_per_token": sum(len(event) for step in events for event in step) / count,
         "decode_ns_per_token": ns_per_token(

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from tests.raw_deltas import append
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -15,7 +16,6 @@ from sampler_api.codec import (
     decode_server,
     encode_frame,
     prompt_columns,
-    scatter,
 )
 from sampler_api.columns import Chunks
 from sampler_api.frames import (
@@ -113,7 +113,7 @@ class RawSession:
         frame, columns = decode_server(data)
         assert isinstance(frame, ServerFrame)
         self.frames.append(frame)
-        _, ended, position = scatter(frame.blocks, columns, self.received)
+        ended, position = append(frame.blocks, columns, self.received)
         for handle, flag in ended:
             self.received[handle].flag = flag
         for detail in frame.details:

@@ -1,20 +1,19 @@
 """Frames to bytes and back. Pure; a malformed frame raises ProtocolError and nothing else.
 
-The cost that matters is the client's: :func:`scatter` gives every sequence of a frame its rows as
-one piece, and the pieces are joined once when the sequence is read, so a token costs a few copies
-of eight bytes and no Python object.
+The cost that matters is the client's: :func:`deltas` gives a frame's tokens as rows, one array of
+them a block, and ``sampler_client.lanes`` moves all rows of a block at once to where they belong.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Chunks, row_type
+from .columns import row_type
 from .errors import ProtocolError
 from .frames import (
     Block,
@@ -28,14 +27,14 @@ from .frames import (
 __all__ = [
     "Buffer",
     "DeltaWriter",
+    "Deltas",
     "PromptColumns",
-    "Receiver",
     "client_columns",
     "decode_client",
     "decode_server",
+    "deltas",
     "encode_frame",
     "prompt_columns",
-    "scatter",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -47,7 +46,8 @@ _client_decoder = msgspec.msgpack.Decoder(ClientHello | ClientFrame)
 _server_decoder = msgspec.msgpack.Decoder(ServerHello | ServerFrame)
 _LARGEST_K = 1 << 20
 """More than any vocabulary has."""
-_FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}
+_FORMAT = {1: "B", 2: "H", 4: "I"}
+_TYPE = {width: np.dtype(f"<u{width}") for width in _FORMAT}
 
 
 def encode_frame(header: Header, columns: Sequence[Buffer] = ()) -> bytes:
@@ -201,25 +201,43 @@ class DeltaWriter:
         return blocks, self._prompts, columns + self._prompt_columns
 
 
-class Receiver(Protocol):
-    """What a handle stands for at the client: anything with columns."""
+class Deltas(msgspec.Struct, gc=False, eq=False):
+    """One block: of each delta its handle, its tokens and its flag; ``rows`` [T] of all, one after
+    the other."""
 
-    columns: Chunks
+    k: int
+    handles: NDArray[Any]
+    """u8, u16 or u32 [N]."""
+    counts: NDArray[Any] | None
+    """Tokens of each delta, u8, u16 or u32 [N]; ``None``: all have as many."""
+    flags: bytes
+    """[N], or empty: none is set."""
+    rows: NDArray[Any]
+    """``columns.row_type(k)`` [T]."""
+
+    def parts(self) -> Iterator[tuple[int, bytes]]:
+        """Handle and rows of each."""
+        handles = self.handles.tolist()
+        if self.counts is not None:
+            counts = self.counts.tolist()
+        else:
+            counts = [len(self.rows) // len(handles)] * len(handles) if handles else []
+        parts = _cutter(counts, self.rows.itemsize).unpack_from(self.rows.data)
+        return zip(handles, parts, strict=True)
+
+    def ended(self) -> list[tuple[int, int]]:
+        """Handle and flag of those that have ended."""
+        if not any(self.flags):
+            return []
+        return [(h, f) for h, f in zip(self.handles.tolist(), self.flags, strict=True) if f]
 
 
-R = TypeVar("R", bound=Receiver)
+def deltas(blocks: Sequence[Block], columns: memoryview) -> tuple[list[Deltas], int]:
+    """The deltas of a frame, block by block, and the bytes that they took.
 
-
-def scatter(
-    blocks: Sequence[Block], columns: memoryview, receivers: Mapping[int, R]
-) -> tuple[list[R], list[tuple[int, int]], int]:
-    """Append every delta to its receiver's columns.
-
-    Returns the receivers that got tokens, ``(handle, flag)`` of those that ended, and the bytes
-    consumed. Deltas for an unknown handle are dropped: they belong to an attempt that is over.
-    Raises ProtocolError before anything was appended when the lengths do not fit.
+    Raises ProtocolError when lengths do not fit; nothing of the frame may be used then.
     """
-    plans = []
+    found: list[Deltas] = []
     position = 0
     for block in blocks:
         k, number, tokens, hw, cw, fw = (
@@ -230,7 +248,7 @@ def scatter(
             block.count_width,
             block.flag_width,
         )
-        is_possible = hw in _FORMAT and (cw == 0 or cw in _FORMAT) and fw in (0, 1)
+        is_possible = hw in _TYPE and (cw == 0 or cw in _TYPE) and fw in (0, 1)
         if not is_possible or min(k, number, tokens) < 0 or k > _LARGEST_K:
             raise ProtocolError("frame: a block with impossible sizes")
         size = number * (hw + cw + fw) + tokens * (4 + 4 * k * (2 if k > 1 else 1))
@@ -239,32 +257,17 @@ def scatter(
         a = position + number * hw
         b = a + number * cw
         c = b + number * fw
-        handles = columns[position:a].cast(_FORMAT[hw]).tolist()
-        if cw:
-            counts = columns[a:b].cast(_FORMAT[cw]).tolist()
-        else:
-            counts = [tokens // number] * number if number else []
-        if sum(counts) != tokens:
+        handles = np.frombuffer(columns, _TYPE[hw], number, position)
+        counts = np.frombuffer(columns, _TYPE[cw], number, a) if cw else None
+        total = tokens // number * number if counts is None and number else 0
+        if counts is not None:
+            total = int(counts.sum(dtype=np.int64))
+        if total != tokens:
             raise ProtocolError("frame: counts do not add up to the block's tokens")
         rows = _rows(k, tokens, columns, c)
+        found.append(Deltas(k, handles, counts, bytes(columns[b:c]), rows))
         position += size
-        plans.append((k, handles, counts, bytes(columns[b:c]), rows))
-    touched: list[R] = []
-    ended: list[tuple[int, int]] = []
-    get = receivers.get
-    for k, handles, counts, flags, rows in plans:
-        pieces = _pieces(counts, rows.itemsize).unpack_from(rows.data)
-        for receiver, piece in zip(map(get, handles), pieces, strict=True):
-            if receiver is not None and piece:
-                into = receiver.columns
-                if into.k == k:
-                    into.parts.append(piece)
-                else:
-                    into.add(piece, k)
-                touched.append(receiver)
-        if any(flags):
-            ended += [(h, f) for h, f in zip(handles, flags, strict=True) if f]
-    return touched, ended, position
+    return found, position
 
 
 def _rows(k: int, tokens: int, columns: memoryview, start: int) -> NDArray[Any]:
@@ -282,14 +285,14 @@ def _rows(k: int, tokens: int, columns: memoryview, start: int) -> NDArray[Any]:
     return rows
 
 
-def _pieces(counts: list[int], width: int) -> struct.Struct:
-    """Cuts rows of ``width`` bytes into one piece a delta, all in C."""
-    if counts and counts.count(counts[0]) == len(counts):
-        return struct.Struct(f"{counts[0] * width}s" * len(counts))
+def _cutter(lengths: list[int], width: int) -> struct.Struct:
+    """Cuts rows of ``width`` bytes into parts of as many as ``lengths`` says, all in C."""
+    if lengths and lengths.count(lengths[0]) == len(lengths):
+        return struct.Struct(f"{lengths[0] * width}s" * len(lengths))
     words = _words(width)
-    if max(counts, default=0) < len(words):
-        return struct.Struct("".join([words[count] for count in counts]))
-    return struct.Struct("".join([f"{count * width}s" for count in counts]))
+    if max(lengths, default=0) < len(words):
+        return struct.Struct("".join([words[length] for length in lengths]))
+    return struct.Struct("".join([f"{length * width}s" for length in lengths]))
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .logprobs import LogprobRows
+from .logprobs import LogprobRows, rows_over
 
 __all__ = ["Chunks", "Columns", "row_type"]
 
@@ -73,6 +73,10 @@ def row_type(k: int) -> "np.dtype[Any]":
     return np.dtype(fields)
 
 
+_ROW = row_type(1)
+_frombuffer = np.frombuffer
+
+
 class Chunks(msgspec.Struct, gc=False, eq=False):
     """Where a sequence arrives: rows of ``row_type(k)``, in the pieces that came.
 
@@ -81,7 +85,7 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
     """
 
     k: int = 0
-    parts: list[bytes] = []
+    parts: list[bytes | bytearray] = []
     """Whoever receives rows of this ``k`` appends them here."""
     is_short: bool = False
     """Some tokens came without the logprobs that were asked for."""
@@ -118,7 +122,7 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
         """Drop everything after the first ``length`` tokens."""
         self.parts = [self._joined()[: length * row_type(self.k).itemsize]]
 
-    def _joined(self) -> bytes:
+    def _joined(self) -> bytes | bytearray:
         """One piece; stays so until more arrives."""
         parts = self.parts
         if len(parts) != 1:
@@ -138,14 +142,17 @@ class Chunks(msgspec.Struct, gc=False, eq=False):
         All are views of one copy of the rows, with a stride of a row: to gather each column would
         cost as much again as all that came before.
         """
-        k = self.k
+        parts = self.parts
         # Unlike bytes, it can be written to, as people expect of an array that is theirs.
-        rows = np.frombuffer(bytearray().join(self.parts), row_type(k))
+        is_own = len(parts) == 1 and type(parts[0]) is bytearray
+        whole = parts[0] if is_own else bytearray().join(parts)
+        k = self.k
+        rows = _frombuffer(whole, _ROW if k == 1 else row_type(k))
         ids = rows["token"]
         if k == 0:
             return ids, None
         if self.is_short:
             raise ValueError(f"not every one of {len(ids)} tokens came with its {k} logprobs")
         if k == 1:
-            return ids, LogprobRows.over(ids, rows["logprob"])
-        return ids, LogprobRows.over(rows["top_ids"], rows["top_logprobs"])
+            return ids, rows_over(ids, rows["logprob"])
+        return ids, rows_over(rows["top_ids"], rows["top_logprobs"])

@@ -11,7 +11,7 @@ behind it.
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from sampler_api.codec import decode_server, prompt_columns, scatter
+from sampler_api.codec import decode_server, deltas, prompt_columns
 from sampler_api.errors import (
     EngineDead,
     ProtocolError,
@@ -210,23 +210,22 @@ class Dispatcher:
         replica.seen = ticks
         children = replica.children
         if frame.blocks or frame.prompts:
-            touched, ended, position = scatter(frame.blocks, columns, children)
-            for child in touched:
-                child.seen = ticks
-            for scores in prompt_columns(frame.prompts, columns[position:]):
+            blocks, position = deltas(frame.blocks, columns)
+            scored = prompt_columns(frame.prompts, columns[position:])
+            for block in blocks:
+                replica.lanes.take(block, ticks)
+            for scores in scored:
                 owner = children.get(scores.handle)
                 if owner is not None:
                     owner.group.prompt_scores = PromptScores(
                         scores.k, scores.logprobs, scores.top_ids, scores.top_logprobs
                     )
+            ended = [each for block in blocks for each in block.ended()]
             if ended:
                 details = {d.handle: d for d in frame.details} if frame.details else {}
                 self._take_ended(replica, ended, details)
         for beat in frame.beats:
-            for handle in beat.handles:
-                alive = children.get(handle)
-                if alive is not None:
-                    alive.seen = ticks
+            replica.lanes.see(beat.handles, ticks)
         if frame.grant is not None:
             replica.take_grant(frame.grant)
         if frame.load is not None:
@@ -321,9 +320,8 @@ class Dispatcher:
     def _move_stuck(self, replicas: Iterable[Replica]) -> None:
         patience = self._ticks_of(self.settings.progress_timeout)
         for replica in replicas:
-            stuck = [h for h, c in replica.children.items() if self.ticks - c.seen > patience]
             moved: list[ChildWork] = []
-            for handle in stuck:
+            for handle in replica.lanes.stale(self.ticks - patience):
                 child = replica.drop(handle)
                 if child is not None:
                     replica.cancel(handle)
@@ -393,8 +391,8 @@ class Dispatcher:
         """End everything, and whatever else is submitted."""
         self._is_closed = True
         error = SamplerClosed("the sampler was closed")
-        running = [c for r in self.replicas.values() for c in r.children.values()]
-        for child in running:
-            close_segment(child, child.replica, "cancelled")
-            child.group.end_child(child, ERROR, error=error)
+        for replica in self.replicas.values():
+            for child in replica.drop_all():
+                close_segment(child, replica.name, "cancelled")
+                child.group.end_child(child, ERROR, error=error)
         self._fail(lambda _: True, error)

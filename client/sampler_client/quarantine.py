@@ -62,7 +62,7 @@ class Quarantine:
             own = next((r for r in self._reserved if r.reserved_for is child), None)
             if own is None:
                 own = self._reserve(admitting, child)
-            if own is not None and all(map(_has_begun, own.children.values())):
+            if own is not None and all(map(own.has_begun, own.children.values())):
                 placed.append((own, child))
         for _, child in placed:
             self._waiting.remove(child)
@@ -74,7 +74,7 @@ class Quarantine:
             return
         if suspect.flag != RUNNING or not replica.is_admitting:
             replica.reserved_for = None
-        elif replica.children.get(suspect.handle) is suspect and _has_begun(suspect):
+        elif replica.children.get(suspect.handle) is suspect and replica.has_begun(suspect):
             suspect.deaths = 0
             replica.reserved_for = None
 
@@ -91,7 +91,3 @@ class Quarantine:
             own.reserved_for = child
             self._reserved.append(own)
         return own
-
-
-def _has_begun(child: ChildWork) -> bool:
-    return len(child.columns) > child.started

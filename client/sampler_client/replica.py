@@ -22,6 +22,7 @@ from sampler_core.groups import ChildWork, Group
 
 from .backoff import Backoff
 from .balancer import salt_of
+from .lanes import Lanes
 from .leftovers import attempt_of
 from .meeting import UNBOUNDED
 
@@ -58,6 +59,7 @@ class Replica:
         self.met = 0
         """Larger than that of all replicas that were met before."""
         self.children: dict[int, ChildWork] = {}
+        self.lanes = Lanes(self.children)
         self.inflight_tokens = 0
         self.load_tokens = 0
         self._free: list[int] = []
@@ -148,6 +150,7 @@ class Replica:
             handle = self._next_handle
             self._next_handle += 1
         self.children[handle] = child
+        self.lanes.open(handle, child.seen)
         child.handle = handle
         child.replica = self.name
         child.cost = cost
@@ -208,6 +211,15 @@ class Replica:
         )
         self.is_dirty = True
 
+    def arrived(self, child: ChildWork) -> int:
+        """Tokens that have come of a sequence, here and before."""
+        is_here = self.children.get(child.handle) is child
+        return len(child.columns) + (self.lanes.tokens(child.handle) if is_here else 0)
+
+    def has_begun(self, child: ChildWork) -> bool:
+        """Its present attempt, which is here, has made a token."""
+        return self.arrived(child) > child.started
+
     def cancel(self, handle: int) -> None:
         """End a stream; its handle comes back with the server's last word."""
         self._frame.cancels.append(handle)
@@ -226,6 +238,11 @@ class Replica:
             self._count_out(child)
         return child
 
+    def drop_all(self) -> list[ChildWork]:
+        """Stop listening to everything."""
+        found = [self.drop(handle) for handle in list(self.children)]
+        return [child for child in found if child is not None]
+
     def release(self, handle: int) -> ChildWork | None:
         """The server has said its last word on a handle."""
         child = self.children.pop(handle, None)
@@ -239,6 +256,7 @@ class Replica:
         return child
 
     def _count_out(self, child: ChildWork) -> None:
+        child.seen = self.lanes.close(child.handle, child.columns)
         self.inflight_tokens -= child.cost
         self.load_tokens -= child.cost
         if child is self.reserved_for:
@@ -272,6 +290,8 @@ class Replica:
     def drop_session(self) -> list[ChildWork]:
         """The session is gone: everything in flight, in order of submission."""
         lost = list(self.children.values())
+        for child in lost:
+            child.seen = self.lanes.close(child.handle, child.columns)
         self.children.clear()
         self._dropped.clear()
         self._free.clear()

@@ -53,7 +53,8 @@ class ChildWork(msgspec.Struct, eq=False):
     cost: int = 0
     """KV tokens that the present attempt takes of a replica's credit."""
     seen: int = 0
-    """Number of the clock tick at which the present attempt last showed progress."""
+    """Number of the clock tick at which the present attempt last showed progress, as far as it is
+    known: while a replica has it, the lanes of its session know better."""
     since: int = 0
     """Number of the clock tick at which the present attempt began."""
     handle: int = -1

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 from tests.fake_engine import INFO, FakeEngine
+from tests.raw_deltas import append
 
-from sampler_api.codec import decode_client, decode_server, encode_frame, scatter
+from sampler_api.codec import decode_client, decode_server, encode_frame
 from sampler_api.columns import Chunks
 from sampler_api.errors import AdapterMissing
 from sampler_api.frames import (
@@ -149,7 +150,7 @@ class Peer:
         data = self.session.outbox.build(self.replica.now)
         frame, columns = decode_server(data)
         assert isinstance(frame, ServerFrame)
-        _, ended, _ = scatter(frame.blocks, columns, self.got)
+        ended, _ = append(frame.blocks, columns, self.got)
         for handle, flag in ended:
             self.got[handle].flag = flag
         for detail in frame.details:

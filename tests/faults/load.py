@@ -66,13 +66,13 @@ class ArrivalRecorder:
         dispatcher.frame = self._frame  # type: ignore[method-assign]
 
     def _frame(self, replica: Replica, data: bytes) -> None:
-        children = {child: len(child.columns) for child in replica.children.values()}
+        children = {child: replica.arrived(child) for child in replica.children.values()}
         self._take(replica, data)
         at = self._journal.now()
         totals = tuple(
             (seed_of_prompt(child.group.prompt_ids), child.k, length)
             for child, before in children.items()
-            if (length := len(child.columns)) > before
+            if (length := replica.arrived(child)) > before
         )
         if totals:
             self._journal.write(Arrived(at, replica.name, totals))

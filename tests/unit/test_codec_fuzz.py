@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.raw_deltas import append
 
 from sampler_api.codec import (
     DeltaWriter,
     client_columns,
     decode_client,
     decode_server,
+    deltas,
     encode_frame,
     prompt_columns,
-    scatter,
 )
 from sampler_api.columns import Chunks
 from sampler_api.errors import ProtocolError
@@ -62,12 +63,10 @@ def read_client(data: bytes) -> None:
 def read_server(data: bytes) -> None:
     header, columns = decode_server(data)
     if isinstance(header, ServerFrame):
-        receivers = {handle: Receiver(1) for handle in range(256)}
-        try:
-            _, _, consumed = scatter(header.blocks, columns, receivers)
-        except ProtocolError:
-            assert all(r.content == (b"", b"", b"") for r in receivers.values())
-            raise
+        found, consumed = deltas(header.blocks, columns)
+        for block in found:
+            assert sum(len(rows) for _, rows in block.parts()) == block.rows.nbytes
+            block.ended()
         prompt_columns(header.prompts, columns[consumed:])
 
 
@@ -137,16 +136,14 @@ def test_blocks_of_any_sizes_over_any_columns(
     found: list[Block], prompts: list[PromptBlock], columns: bytes
 ) -> None:
     # Built from structs: sizes that a decoder of bytes would let through.
-    receivers = {handle: Receiver(1) for handle in range(256)}
     try:
-        _, _, consumed = scatter(found, memoryview(columns), receivers)
+        _, consumed = deltas(found, memoryview(columns))
     except ProtocolError:
-        assert all(r.content == (b"", b"", b"") for r in receivers.values())
         return
     survives(lambda rest: prompt_columns(prompts, memoryview(rest)), columns[consumed:])
 
 
-deltas = st.lists(
+some_deltas = st.lists(
     st.tuples(
         st.sampled_from([3, 200, 300, 70_000]) | st.integers(0, 20),
         st.integers(0, 5),
@@ -162,7 +159,7 @@ def column(length: int, salt: int) -> bytes:
     return (np.arange(length, dtype=np.int32) * 7 + salt).tobytes()
 
 
-@given(deltas)
+@given(some_deltas)
 def test_deltas_come_back_as_they_were_written(written: list[tuple[int, int, int, int]]) -> None:
     writer = DeltaWriter()
     expected: dict[int, tuple[bytes, bytes, bytes]] = {}
@@ -179,9 +176,8 @@ def test_deltas_come_back_as_they_were_written(written: list[tuple[int, int, int
     found, prompts, columns = writer.finish()
     header, view = decode_server(encode_frame(ServerFrame(blocks=found, prompts=prompts), columns))
     assert isinstance(header, ServerFrame)
-    touched, ended, consumed = scatter(header.blocks, view, receivers)
+    ended, consumed = append(header.blocks, view, receivers)
     assert {handle: r.content for handle, r in receivers.items()} == expected
-    assert set(map(id, touched)) == {id(receivers[h]) for h, _, _, n in written if n}
     assert sorted(ended) == sorted((h, f) for h, f, _, _ in written if f)
     (block,) = prompt_columns(header.prompts, view[consumed:])
     assert (block.handle, block.k) == (9, 2)
@@ -210,7 +206,7 @@ def test_a_column_that_says_nothing_is_left_out(
     number, tokens = len(lengths), sum(lengths)
     assert len(data) == number * (1 + sum(widths)) + tokens * 8
     receivers = {handle: Receiver(1) for handle in range(number)}
-    _, ended, _ = scatter([block], data, receivers)
+    ended, _ = append([block], data, receivers)
     assert ended == [(h, f) for h, f in enumerate(flags) if f]
     assert [len(r.columns) for r in receivers.values()] == lengths
 
@@ -225,15 +221,13 @@ def test_a_column_that_says_nothing_is_left_out(
         pytest.param(Block(1, 2, 4, 1, -1, 1), id="a negative width"),
     ],
 )
-def test_a_block_of_impossible_widths_appends_nothing(block: Block) -> None:
-    receivers = {handle: Receiver(1) for handle in range(4)}
+def test_a_block_of_impossible_widths_is_refused(block: Block) -> None:
     with pytest.raises(ProtocolError):
-        scatter([block], memoryview(bytes(100)), receivers)
-    assert all(r.content == (b"", b"", b"") for r in receivers.values())
+        deltas([block], memoryview(bytes(100)))
 
 
-@given(deltas.filter(lambda ds: any(n for _, _, _, n in ds)), st.data())
-def test_a_frame_that_is_cut_appends_nothing(
+@given(some_deltas.filter(lambda ds: any(n for _, _, _, n in ds)), st.data())
+def test_a_frame_that_is_cut_is_refused(
     written: list[tuple[int, int, int, int]], data: st.DataObject
 ) -> None:
     writer = DeltaWriter()
@@ -243,10 +237,8 @@ def test_a_frame_that_is_cut_appends_nothing(
     found, _, columns = writer.finish()
     whole = b"".join(bytes(part) for part in columns)
     cut = data.draw(st.integers(0, len(whole) - 1))
-    receivers = {handle: Receiver(k) for handle, _, k, _ in written}
     with pytest.raises(ProtocolError):
-        scatter(found, memoryview(whole[:cut]), receivers)
-    assert all(r.content == (b"", b"", b"") for r in receivers.values())
+        deltas(found, memoryview(whole[:cut]))
 
 
 u32 = st.integers(0, 2**32 - 1)
@@ -313,7 +305,7 @@ def test_logprobs_of_another_k_than_asked_for_are_missing_and_harm_no_token(
         writer = DeltaWriter()
         writer.add(0, 0, k, column(3, k), column(3 * k, 1), column(3 * k, 2) if k > 1 else b"")
         found, _, columns = writer.finish()
-        scatter(found, memoryview(b"".join(map(bytes, columns))), {0: receiver})
+        append(found, memoryview(b"".join(map(bytes, columns))), {0: receiver})
     assert receiver.columns.token_ids.tobytes() == column(3, asked) + column(3, sent)
     if asked:
         with pytest.raises(ValueError, match="logprobs"):

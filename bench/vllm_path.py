@@ -23,7 +23,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,19 +31,19 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.program import ROOT, Program
 from bench.report import Row, arguments, publish
 from bench.sim_fleet import ByteCounter
 from bench.vllm_models import dummy_model
 
 from sampler_client import RemoteSampler
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 SEQUENCES: Final = 256
 PROMPT: Final = 32
 GOALS: Final = {128: 0.95, 16: 0.90}
@@ -150,60 +149,6 @@ def kv_bytes(config: Mapping[str, Any]) -> int:
     per_token = 2 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * head
     blocks = SEQUENCES * math.ceil((PROMPT + max(GOALS)) / BLOCK) + 16
     return int(blocks * BLOCK * per_token)
-
-
-class Program:
-    """A child process whose stderr goes to a file, of which the end is shown when it fails."""
-
-    def __init__(self, words: list[str], environment: Mapping[str, str]) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-
-    @property
-    def cpu_seconds(self) -> float:
-        """User and system time so far, of this process alone."""
-        with open(f"/proc/{self._process.pid}/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def say(self, **values: Any) -> None:
-        """One line to it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(values) + "\n")
-        self._process.stdin.flush()
-
-    def hear(self, mark: str) -> dict[str, Any]:
-        """Its next line that begins with ``mark``, as JSON without a mark that is no part of it."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(mark):
-                found: dict[str, Any] = json.loads(line.removeprefix("@"))
-                return found
-        self._log.seek(0)
-        text = self._log.read().decode(errors="replace")
-        raise SystemExit(f"{self._process.args!r} has ended:\n{text[-4000:]}")
 
 
 class Baseline(Program):
@@ -388,11 +333,12 @@ def main() -> None:
         theirs,
         {name: value for name, value in figures.items() if "_ratio" in name},
         as_json=options.json,
-        packages=("sampler-operator", _vllm_package(), "torch"),
+        packages=("sampler-operator", vllm_package(), "torch"),
     )
 
 
-def _vllm_package() -> str:
+def vllm_package() -> str:
+    """The name under which vLLM was installed."""
     try:
         version("vllm")
     except PackageNotFoundError:

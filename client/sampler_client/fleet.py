@@ -106,7 +106,7 @@ class Fleet:
         urls = worker.connected_urls()
         request = HttpRequest(method, path, body)
         ask = ask_all if body is not None else ask_in_turn
-        http = http_client(self._settings, self._discovery.certificate_name)
+        http = http_client(urls, self._settings, self._discovery.certificate_name)
         return agreed(worker.run(ask(http, request, urls, self._settings)))
 
     def close(self) -> None:

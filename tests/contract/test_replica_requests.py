@@ -12,6 +12,7 @@ from sampler_api.errors import (
     AdapterInvalid,
     AdapterMissing,
     ConnectTimeout,
+    InvalidRequest,
     NoReplica,
     ProgressTimeout,
     ProtocolError,
@@ -100,7 +101,7 @@ async def answers_of(
 ) -> tuple[list[str], dict[str, Answer]]:
     """Addresses and answers, all asked at once."""
     async with replicas(replies) as urls:
-        return urls, await ask_all(http_client(settings), REQUEST, urls, settings)
+        return urls, await ask_all(http_client(urls, settings), REQUEST, urls, settings)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ async def test_a_replica_that_has_gone_is_passed_over() -> None:
     async with replica(FINE) as gone:
         pass
     async with replica(FINE) as url:
-        answers = await ask_all(http_client(SETTINGS), REQUEST, [gone, url], SETTINGS)
+        answers = await ask_all(http_client([gone, url], SETTINGS), REQUEST, [gone, url], SETTINGS)
     assert list(agreed(answers)) == [url]
     assert isinstance(answers[gone], NoReplica)
 
@@ -180,7 +181,7 @@ async def test_where_none_succeeds_all_reasons_are_told() -> None:
 async def test_in_turn_the_first_success_ends_it() -> None:
     settings = ClientSettings(straggler_timeout=0.2)
     async with replicas([is_frozen, dies, FINE, INVALID]) as urls:
-        answers = await ask_in_turn(http_client(settings), REQUEST, urls, settings)
+        answers = await ask_in_turn(http_client(urls, settings), REQUEST, urls, settings)
     assert agreed(answers) == {urls[2]: {"digest": "d"}}
     assert list(answers) == urls[:3]
 
@@ -195,3 +196,11 @@ def test_the_first_of_several_passing_errors_gives_the_type() -> None:
     errors: dict[str, Answer] = {"a": ConnectTimeout("a: late"), "b": NoReplica("b: gone")}
     with pytest.raises(ConnectTimeout, match=r"^a: late; b: gone$"):
         agreed(errors)
+
+
+async def test_certificates_are_read_where_a_replica_is_encrypted_and_only_there() -> None:
+    settings = ClientSettings(ca_file="/no/such/file")
+    async with http_client(["http://127.0.0.1:1"], settings):
+        pass
+    with pytest.raises(InvalidRequest, match="/no/such/file"):
+        http_client(["http://127.0.0.1:1", "https://127.0.0.1:1"], settings)

@@ -88,6 +88,7 @@ def _one(options: ServeOptions, settings: "ServeSettings", parts: EngineParts) -
                 max_adapters=info.max_adapters,
                 max_rank=info.max_lora_rank,
                 operation=lambda name: hub.operation(name, _ADAPTER_SECONDS),
+                max_store_bytes=options.adapter_store_bytes,
             )
 
         return serve(
@@ -115,11 +116,12 @@ def _several(options: ServeOptions, settings: "ServeSettings") -> int:
         )
     engines = engine_ports(options.engines, options.host, options.port, options.manage_port)
     arguments = sys.argv[1:]
+    store_bytes = max(1, options.adapter_store_bytes // count)
 
     def command(ports: "EnginePorts") -> list[str]:
         # The last of a repeated option counts.
         own = ["--engines", "1", "--port", str(ports.port), "--manage-port", str(ports.manage_port)]
-        own += ["--manage-host", LOOPBACK]
+        own += ["--manage-host", LOOPBACK, "--adapter-store-bytes", str(store_bytes)]
         if options.adapter_store is not None:
             # One process owns a store.
             store = options.adapter_store / f"engine-{engines.index(ports)}"

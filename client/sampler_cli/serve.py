@@ -81,6 +81,14 @@ def serve(
         Path | None,
         typer.Option(help="Copies of adapters are kept here.", show_default="a temporary one"),
     ] = None,
+    adapter_store_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Most that these copies take, of all engines together; those that are held stay.",
+            show_default="16 GiB",
+        ),
+    ] = 16 << 30,
     adapters_config: Annotated[
         Path | None,
         typer.Option(help="Directory with adapters.json, the declared adapters; watched."),

@@ -24,6 +24,7 @@ class ServeOptions:
     engines: int
     adapter_root: list[Path] | None
     adapter_store: Path | None
+    adapter_store_bytes: int
     adapters_config: Path | None
     model_digest: str | None
     token_file: Path | None

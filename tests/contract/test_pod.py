@@ -26,7 +26,8 @@ def pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("SAMPLER_POD_NAME", "policy-0")
     (tmp_path / "store").mkdir()
     options = ("--adapter-root", str(tmp_path), "--adapter-store", str(tmp_path / "store"))
-    with Server("--engines", "2", "--sim-decode-rate", "100", *options) as pod:
+    limit = ("--adapter-store-bytes", "1000001")
+    with Server("--engines", "2", "--sim-decode-rate", "100", *options, *limit) as pod:
         yield pod
 
 
@@ -50,6 +51,14 @@ def test_one_port_speaks_for_all_engines(pod: Server, tmp_path: Path) -> None:
     for engine, held in ((first, ()), (second, (digest,))):
         assert Port(engine["port"]).post("/v1/adapters", body)[0] == 201
         assert pod.status()["held"] == held
+
+
+def test_engines_share_what_copies_of_adapters_may_take(pod: Server) -> None:
+    for engine in pod.announced["engines"]:
+        words = Path(f"/proc/{engine['pid']}/cmdline").read_text().split("\0")
+        # The last of a repeated option counts.
+        last = max(n for n, word in enumerate(words) if word == "--adapter-store-bytes")
+        assert words[last + 1] == "500000"
 
 
 def test_a_dead_engine_makes_the_pod_unready_and_costs_it_nothing_else(pod: Server) -> None:

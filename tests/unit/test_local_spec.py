@@ -156,11 +156,10 @@ def test_what_cannot_run_here_is_told_before_anything_starts(
 def test_everything_of_the_file_that_does_nothing_here_is_named() -> None:
     spec: dict[str, Any] = {"model": {"uri": "sim://m"}, "engine": {"sim": {}}}
     spec |= {"image": "x", "shmSize": "2Gi"}
-    spec["lora"] = {"storeSizeLimit": "1Gi"}
     found = prepared(text(spec, {"kind": "Secret"}, {"kind": "Namespace"}), Places(), 0)
     assert found.notes == (
         "not used on one machine: Secret, Namespace",
-        "without meaning on one machine: spec.image, spec.lora.storeSizeLimit, spec.shmSize",
+        "without meaning on one machine: spec.image, spec.shmSize",
     )
 
 

@@ -14,7 +14,6 @@ IDLE: Final = (
     "image",
     "imagePullPolicy",
     "imagePullSecrets",
-    "lora.storeSizeLimit",
     "lora.volumes[].csi",
     "lora.volumes[].emptyDir.medium",
     "lora.volumes[].emptyDir.sizeLimit",

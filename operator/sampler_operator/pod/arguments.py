@@ -1,12 +1,20 @@
 """The command line of a pod's server."""
 
 from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final
 
 from .. import names
+from ..quantities import as_number
 from ..spec import SamplerDeployment
 from ..spec.engine import SimSpec, TorchSpec, VllmSpec
+from ..spec.lora import LoraSpec
 
 __all__ = ["fetch_arguments", "model_path", "serve_arguments"]
+
+_STORE_SHARE: Final = Decimal("0.8")
+"""Of the store's limit, for whole copies: a draft of the next one and the disk's blocks come on
+top, and a pod that is over the limit is evicted."""
 
 
 def _option(name: str, value: object) -> list[str]:
@@ -69,6 +77,7 @@ def serve_arguments(sd: SamplerDeployment) -> list[str]:
                 ("--engines", spec.engines_per_gpu if spec.engines_per_gpu > 1 else None),
                 *(("--adapter-root", root) for root in roots),
                 ("--adapter-store", names.STORE_DIR if lora is not None else None),
+                ("--adapter-store-bytes", _store_bytes(lora) if lora is not None else None),
                 ("--adapters-config", names.ADAPTERS_DIR),
                 ("--max-adapters", lora.max_adapters if lora is not None else 0),
                 ("--max-lora-rank", lora.max_rank if lora is not None else None),
@@ -83,6 +92,10 @@ def serve_arguments(sd: SamplerDeployment) -> list[str]:
         *_engine_options(sd),
         *engine.settings.extra_args,
     ]
+
+
+def _store_bytes(lora: LoraSpec) -> int:
+    return max(1, int(as_number(lora.store_size_limit) * _STORE_SHARE))
 
 
 def _engine_options(sd: SamplerDeployment) -> list[str]:

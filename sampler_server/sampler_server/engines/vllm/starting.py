@@ -19,6 +19,7 @@ from sampler_core.bases import linear_shapes
 
 from ..base import EngineInfo
 from .arguments import MAX_LOGPROBS, engine_args, lora_targets
+from .cores import bound_cores, numa_nodes
 from .environment import ERRORS_FILE, IN_FLOAT32, ON_CPU, vllm_environment
 from .options import VllmOptions
 from .processes import descendants
@@ -57,7 +58,10 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
         config = _config(arguments, options, is_cpu)
         is_float32 = config.model_config.dtype == torch.float32
         try:
-            with vllm_environment(scratch, IN_FLOAT32 if is_float32 else None):
+            more = IN_FLOAT32 if is_float32 else {}
+            if is_cpu:
+                more = more | _cores(config.parallel_config.world_size)
+            with vllm_environment(scratch, more):
                 engine = AsyncLLM.from_vllm_config(
                     config,
                     stat_loggers=[counter.logger],
@@ -92,6 +96,11 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
     # Python's resource tracker is one for the whole process.
     own = [pid for pid in descendants(os.getpid()) if pid not in before and _is_vllm(pid)]
     return Started(engine, info, shapes, slots, is_cpu, own)
+
+
+def _cores(ranks: int) -> dict[str, str]:
+    cores = os.sched_getaffinity(0)
+    return bound_cores(ranks, cores, numa_nodes(cores), os.environ)
 
 
 def eos_ids(directory: Path) -> tuple[int, ...]:

@@ -104,13 +104,6 @@ def test_half_precision_stays_what_it_is() -> None:
 def test_weights_that_wait_in_memory_are_copied_over_the_old_ones(
     engine: TorchHarness, fresh: dict[int, TorchHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = torch_weights._put
-
-    def as_on_a_full_device(place: torch.Tensor, tensor: torch.Tensor) -> Any:
-        if tensor.device.type == "cpu" and not isinstance(tensor, _Elsewhere):
-            tensor = tensor.as_subclass(_Elsewhere)
-        return put(place, tensor)
-
     monkeypatch.setattr(torch_weights, "_put", as_on_a_full_device)
     before = [p.data_ptr() for p in engine.engine.model.parameters()]
     engine.engine.update_weights(checked())
@@ -126,6 +119,13 @@ class _Elsewhere(torch.Tensor):
         return torch.device("meta")
 
 
+_put = torch_weights._put
+
+
+def as_on_a_full_device(place: torch.Tensor, tensor: torch.Tensor, undo: Any) -> None:
+    _put(place, tensor.as_subclass(_Elsewhere), undo)
+
+
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["exchanged", "copied over"])
 def test_a_failure_halfway_puts_the_old_weights_back(
     engine: TorchHarness,
@@ -133,14 +133,14 @@ def test_a_failure_halfway_puts_the_old_weights_back(
     monkeypatch: pytest.MonkeyPatch,
     is_elsewhere: bool,
 ) -> None:
-    put, count = torch_weights._put, 0
+    count = 0
 
-    def failing(place: torch.Tensor, tensor: torch.Tensor) -> Any:
+    def failing(place: torch.Tensor, tensor: torch.Tensor, undo: Any) -> None:
         nonlocal count
         count += 1
         if count == 9:
             raise RuntimeError("the device has no more")
-        return put(place, tensor.as_subclass(_Elsewhere) if is_elsewhere else tensor)
+        (as_on_a_full_device if is_elsewhere else _put)(place, tensor, undo)
 
     monkeypatch.setattr(torch_weights, "_put", failing)
     with pytest.raises(EngineFailed, match="the device has no more"):
@@ -151,6 +151,35 @@ def test_a_failure_halfway_puts_the_old_weights_back(
     assert_same(engine, fresh[0])
     engine.engine.update_weights(checked())
     assert_same(engine, fresh[1])
+
+
+@pytest.mark.parametrize("lasts", [False, True], ids=["once", "for good"])
+def test_a_device_that_does_not_hold_what_was_copied_serves_no_mixture(
+    fresh: dict[int, TorchHarness], monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    """The tensor that was being copied is put back too; where that fails nobody is served."""
+    engine = TorchHarness(dtype="float32")
+    equal, count = torch.equal, 0
+
+    def holds(one: torch.Tensor, other: torch.Tensor) -> bool:
+        nonlocal count
+        count += 1
+        return equal(one, other) and not (count == 9 or (lasts and count > 9))
+
+    monkeypatch.setattr(torch_weights, "_put", as_on_a_full_device)
+    monkeypatch.setattr(torch, "equal", holds)
+    with pytest.raises(EngineDead if lasts else EngineFailed, match="does not hold what"):
+        engine.engine.update_weights(checked())
+    monkeypatch.undo()
+    assert engine.engine.info.base_digest == ""
+    if lasts:
+        engine.wait(lambda: 0 in engine.found)
+        assert isinstance(engine.found[0].error, EngineDead)
+        with pytest.raises(EngineDead, match="does not hold what"):
+            engine.engine.submit([greedy()])
+    else:
+        assert_same(engine, fresh[0])
+    engine.engine.close()
 
 
 def test_weights_that_cannot_be_packed_are_right_without(

@@ -165,7 +165,7 @@ class TorchCore:
     def replace_weights(self, new: NewWeights) -> None:
         """Put new base weights in place, between two steps: all of them or, when it raises, none.
 
-        Raises EngineFailed.
+        Raises EngineFailed; EngineDead when it is a mixture, of which nothing may be served.
         """
         if self._sequences:
             raise EngineFailed(f"{len(self._sequences)} sequences run on the old weights")

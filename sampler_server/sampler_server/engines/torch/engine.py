@@ -160,6 +160,9 @@ class TorchEngine:
                 return
             try:
                 command(core)
+            except EngineDead as error:
+                done.set_exception(error)
+                raise
             except Exception as error:
                 # The caller's thread raises it.
                 done.set_exception(error)

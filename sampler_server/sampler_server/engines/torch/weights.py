@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sampler_api.errors import EngineFailed, WeightsInvalid
+from sampler_api.errors import EngineDead, EngineFailed, WeightsInvalid
 from sampler_core.base_files import forward_config
 
 from ..base import Weights
@@ -55,29 +55,34 @@ def read_weights(options: TorchOptions, served: ServedModel, weights: Weights) -
 
 
 def put_weights(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Give a model the tensors; either all of them or, when this raises, none."""
+    """Give a model the tensors; either all of them or, when this raises, none.
+
+    Raises EngineDead when the old ones could not be put back.
+    """
     places = model.state_dict(keep_vars=True)
     undo: list[tuple[Tensor, Tensor]] = []
     try:
         for name, place in places.items():
-            undo.append(_put(place, new[name]))
+            _put(place, new[name], undo)
     except BaseException:
-        for place, old in reversed(undo):
-            _put(place, old)
+        try:
+            for place, old in reversed(undo):
+                _put(place, old, [])
+        except Exception as error:
+            raise EngineDead(f"the old weights could not be put back: {error}") from error
         raise
 
 
-def _put(place: Tensor, tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace what ``place`` holds; the pair that undoes it."""
+def _put(place: Tensor, tensor: Tensor, undo: list[tuple[Tensor, Tensor]]) -> None:
+    """Replace what ``place`` holds; what undoes it is added before anything is touched."""
     if tensor.device == place.device:
-        old = place.data
+        undo.append((place, place.data))
         place.data = tensor
     else:
-        old = place.data.to("cpu", copy=True)
+        undo.append((place, place.data.to("cpu", copy=True)))
         place.data.copy_(tensor)
         if not torch.equal(place.data.cpu(), tensor):
             raise RuntimeError(f"{place.device} does not hold what was copied to it")
-    return place, old
 
 
 def _load(options: TorchOptions, model: Any, directory: Path) -> Any:

@@ -43,7 +43,7 @@ class BaseChange:
         await self._settled.wait()
 
     def session_problem(self) -> Draining | None:
-        """Why a session's requests go to other replicas meanwhile."""
+        """Why what is new goes to other replicas meanwhile: sessions, and their requests."""
         if not self.is_pending:
             return None
         return Draining("the replica is about to get new base weights; continue elsewhere")

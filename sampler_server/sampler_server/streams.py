@@ -190,6 +190,15 @@ class StreamTable:
         """The streams of a client by id; not to be held across an ``expire``, which drops it."""
         return self._clients.setdefault(client, {})
 
+    def is_known(self, client: str) -> bool:
+        """It has streams here, running or kept."""
+        return bool(self._clients.get(client))
+
+    @property
+    def has_orphans(self) -> bool:
+        """A session was lost, whose streams' lease has not ended."""
+        return bool(self._orphans)
+
     def find(self, client: str, id: int, attempt: int) -> Stream:  # noqa: A002
         """The stream of exactly this attempt. Raises UnknownRequest."""
         stream = self._clients.get(client, {}).get(id)

@@ -72,6 +72,10 @@ class Sessions:
         try:
             hello = await self._hello(socket)
             if hello is not None:
+                changing = self.hub.change.session_problem()
+                if changing is not None and not self.hub.table.is_known(hello.client):
+                    await self._goodbye(socket, changing, _CLOSE_LEAVING)
+                    return
                 await self._talk(socket, hello)
                 with contextlib.suppress(RuntimeError):
                     await socket.close()
@@ -92,7 +96,8 @@ class Sessions:
         if self.hub.is_draining:
             raise Draining("the replica is draining; connect to another one")
         changing = self.hub.change.session_problem()
-        if changing is not None:
+        # One that was lost may come back for what it has here; its hello says whose it was.
+        if changing is not None and not self.hub.table.has_orphans:
             raise changing
         if len(self._open) >= self._settings.max_sessions:
             raise Busy(f"{len(self._open)} sessions are open, which is the limit")
@@ -134,6 +139,8 @@ class Sessions:
                 max_frame_bytes=settings.max_frame_bytes,
                 succeeds=self.succeeds,
             )
+            if self.hub.change.is_pending:
+                session.turn_away()
             await socket.send_bytes(encode_frame(welcome))
             writer = asyncio.create_task(self._write(socket, session))
             while not session.is_leaving:

@@ -52,6 +52,8 @@ class VllmAdapters:
         self._is_cpu = is_cpu
         self._numbers = itertools.count(1)
         self._held: dict[str, LoRARequest] = {}
+        self._leaving: list[LoRARequest] = []
+        """Not held any more, and not yet removed."""
         self._is_free = asyncio.Event()
         self._turn = asyncio.Lock()
         self._pinned: LoRARequest | None = None
@@ -100,15 +102,22 @@ class VllmAdapters:
     async def forget_all(self) -> None:
         """Empty vLLM's slots, some versions of which do so by themselves when weights change."""
         pinned, self._pinned = self._pinned, None
-        for request in (*self._held.values(), *([pinned] if pinned is not None else [])):
+        others = [pinned] if pinned is not None else []
+        for request in (*self._held.values(), *self._leaving, *others):
             await self._engine.remove_lora(request.lora_int_id)
 
     async def hold_again(self) -> None:
         """Load what was held, behind ``prepare``, which is first to fill the slots."""
         for digest, request in list(self._held.items()):
+            if digest not in self._held:
+                continue
             again = self._request(digest, Path(request.lora_path))
             await self._engine.add_lora(again)
-            self._held[digest] = again
+            if digest in self._held:
+                self._held[digest] = again
+            else:
+                # Let go meanwhile, by the number that it had before.
+                await self._engine.remove_lora(again.lora_int_id)
 
     async def load(self, digest: str, directory: Path) -> None:
         """Raises AdapterCapacity, AdapterInvalid, EngineDead."""
@@ -143,12 +152,17 @@ class VllmAdapters:
         request = self._held.pop(digest, None)
         if request is None:
             raise AdapterError(f"adapter {digest} is not held")
-        # A sequence that still ran would make vLLM read the directory again, which may have gone.
-        while self.gate.flights(digest):
-            self._is_free.clear()
-            await self._is_free.wait()
-        async with self._turn:
-            await self._engine.remove_lora(request.lora_int_id)
+        self._leaving.append(request)
+        try:
+            # A sequence that still ran would make vLLM read the directory again, which may have
+            # gone.
+            while self.gate.flights(digest):
+                self._is_free.clear()
+                await self._is_free.wait()
+            async with self._turn:
+                await self._engine.remove_lora(request.lora_int_id)
+        finally:
+            self._leaving.remove(request)
 
     def left(self, digest: str) -> None:
         """A sequence of an adapter has ended, at vLLM too."""

@@ -19,7 +19,7 @@ pytest.importorskip("vllm")
 if torch.cuda.device_count() < 2:
     pytest.skip("needs two CUDA devices", allow_module_level=True)
 
-from tests.reference import log_softmax, reference  # noqa: E402
+from tests.reference import Reference, log_softmax, reference  # noqa: E402
 from tests.servers import Server  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import cache_root, tiny_model  # noqa: E402
@@ -28,6 +28,8 @@ from tests.vllm_served import Served, ask_in_vain, wait_for_end  # noqa: E402
 
 from sampler_api.params import SamplingParams  # noqa: E402
 from sampler_client import RemoteSampler  # noqa: E402
+from sampler_core.base import SamplerBase  # noqa: E402
+from sampler_server import vLLMSampler  # noqa: E402
 
 pytestmark = [
     # Four processes import vLLM.
@@ -72,14 +74,14 @@ def plain_scores(adapter: str) -> NDArray[np.float64]:
     )
 
 
-def drawn_error(sampler: RemoteSampler, adapter: str) -> float:
+def drawn_error(sampler: SamplerBase, adapter: str, plain: Reference | None = None) -> float:
     """Largest difference of a drawn token's logprob from that of a plain forward pass."""
     params = SamplingParams(max_tokens=24, logprobs=1, ignore_eos=True)
     responses = sampler.sample([{"input_ids": ids} for ids in PROMPTS], params, adapter)
     worst = 0.0
     for ids, sequence in zip(PROMPTS, responses.sequences, strict=True):
         assert len(sequence.tokens) == 24
-        logits = reference().logits([*ids, *sequence.tokens], adapter or None)
+        logits = (plain or reference()).logits([*ids, *sequence.tokens], adapter or None)
         rows = np.array([log_softmax(row) for row in logits[len(ids) - 1 : -1]])
         expected = rows[np.arange(24), sequence.tokens]
         got = [row[0][1] for row in sequence.logprobs or ()]
@@ -116,6 +118,29 @@ def test_two_gpus_compute_what_one_does(dtype: str) -> None:
         if len(adapters) > 1:
             # Others than the base's, or the adapters would not have been used.
             assert np.abs(scores(two, "a1") - scores(two, "")).max() > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_new_weights_reach_both_gpus(dtype: str) -> None:
+    adapters = {} if dtype == "float32" else {"a1": tiny_adapter("a1")}
+    with vLLMSampler(
+        str(tiny_model()),
+        {"enforce_eager": True, "gpu_memory_utilization": 0.3, "tensor_parallel_size": 2},
+        dtype=dtype,
+        slots=16,
+        kv_tokens=65_536,
+        max_adapters=4 * len(adapters),
+    ) as sampler:
+        for adapter, directory in adapters.items():
+            sampler.add_adapter_to_model(adapter, str(directory))
+        for step in (0, 1):
+            if step:
+                sampler.update_weights(tiny_model(step=step))
+            plain = Reference(tiny_model(step=step), adapters)
+            for adapter in ("", *adapters):
+                drawn = drawn_error(sampler, adapter, plain)
+                print(f"\n{dtype} {adapter or 'base'}, step {step}: drawn tokens {drawn:.2g}")
+                assert drawn <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -14,6 +14,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fcntl import LOCK_EX, flock
@@ -64,11 +65,11 @@ class Recipe:
 
 IMAGES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
-        "sampler-operator": Recipe("operator/Dockerfile"),
-        "sampler-sim": Recipe("sampler_server/Dockerfile", {"EXTRA": "server"}),
         "sampler-torch": Recipe(
             "sampler_server/Dockerfile", {"EXTRA": "server,torch"}, is_hollow=True
         ),
+        "sampler-operator": Recipe("operator/Dockerfile"),
+        "sampler-sim": Recipe("sampler_server/Dockerfile", {"EXTRA": "server"}),
         # What a training job has of ours.
         "sampler-job": Recipe("sampler_server/Dockerfile", {"EXTRA": "k8s"}),
     }
@@ -93,8 +94,8 @@ def build(image: str) -> Built:
     """Build one of ``IMAGES``, or find that nothing it is made of has changed."""
     recipe, name = IMAGES[image], image_name(image)
     arguments = {"BASE": BASE_IMAGE, "VERSION": _version(), **recipe.arguments}
-    with _locked():
-        base = base_archive(_FOLDER)
+    base = base_archive(_FOLDER)
+    with _locked(image):
         archive = _FOLDER / f"{image}-{_key(recipe, name, arguments, base)}.tar"
         if not archive.exists():
             _pull_base(base)
@@ -102,6 +103,7 @@ def build(image: str) -> Built:
             own = [_hollow()] if recipe.is_hollow else []
             with _package_index(own) as mounts:
                 _buildah(
+                    image,
                     *("bud", "--isolation", "chroot", "--pull-never", "--layers", "--quiet"),
                     *(*words, *mounts, "--file", str(_ROOT / recipe.dockerfile), "--tag", name),
                     str(_ROOT),
@@ -109,7 +111,7 @@ def build(image: str) -> Built:
             for former in _FOLDER.glob(f"{image}-*"):
                 former.unlink()
             part = archive.with_suffix(".part")
-            _buildah("push", "--quiet", name, f"docker-archive:{part}:{name}")
+            _buildah(image, "push", "--quiet", name, f"docker-archive:{part}:{name}")
             part.rename(archive)
     return Built(name, archive, archive.stat().st_size)
 
@@ -129,14 +131,16 @@ def _key(recipe: Recipe, name: str, arguments: Mapping[str, str], base: Path) ->
 
 def _pull_base(archive: Path) -> None:
     mark = _FOLDER / "base-in-storage"
-    if not mark.exists() or mark.read_text() != archive.name:
-        _buildah("pull", "--quiet", f"docker-archive:{archive}")
-        mark.write_text(archive.name)
+    with _locked("base"):
+        if not mark.exists() or mark.read_text() != archive.name:
+            _buildah("base", "pull", "--quiet", f"docker-archive:{archive}")
+            mark.write_text(archive.name)
 
 
-def _buildah(*words: str) -> str:
-    """What it prints. In a mount namespace of its own, for it leaves a mount on its storage."""
-    storage = ("--root", str(_FOLDER / "storage"), "--runroot", str(_FOLDER / "run"))
+def _buildah(run: str, *words: str) -> str:
+    """What it prints. In a mount namespace of its own, for it leaves a mount on its storage; so
+    each ``run`` counts the mounts of its own."""
+    storage = ("--root", str(_FOLDER / "storage"), "--runroot", str(_FOLDER / "run" / run))
     command = ("unshare", "--mount", "--propagation", "private", "buildah", *storage)
     done = subprocess.run(
         (*command, "--storage-driver", "overlay", *words), capture_output=True, text=True
@@ -188,10 +192,10 @@ def _package_index(own: list[str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    """Builds of several test runs share one storage."""
+def _locked(what: str) -> Iterator[None]:
+    """Several test runs share what they build."""
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    with (_FOLDER / "lock").open("w") as lock:
+    with (_FOLDER / f"{what}.lock").open("w") as lock:
         flock(lock, LOCK_EX)
         yield
 
@@ -203,11 +207,17 @@ def _version() -> str:
 
 
 def _main(names: list[str]) -> None:
-    for name in names or IMAGES:
-        started = time.monotonic()
-        built = build(name)
-        seconds = time.monotonic() - started
-        print(f"{built.name}  {built.size / 1e6:.0f} MB  {seconds:.0f} s", flush=True)
+    # pip is busy on one core; the largest begins first.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for built in [pool.submit(_build_and_tell, name) for name in names or IMAGES]:
+            built.result()
+
+
+def _build_and_tell(name: str) -> None:
+    started = time.monotonic()
+    built = build(name)
+    seconds = time.monotonic() - started
+    print(f"{built.name}  {built.size / 1e6:.0f} MB  {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -202,6 +202,9 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._writing = threading.Lock()
+        self.written = 0
+        """Bytes that have left: while a message that fills the socket is written, the other side
+        reads as long as this grows."""
 
     def send(self, message: Order | Request | Answer) -> None:
         """Write a message; waits where the other side does not read. Raises OSError."""
@@ -210,8 +213,24 @@ class Channel:
     def send_bytes(self, data: bytes) -> None:
         """Write an encoded message."""
         with self._writing:
-            self._socket.sendall(_SIZE.pack(len(data)))
-            self._socket.sendall(data)
+            self._write(data)
+
+    def try_send(self, message: Order | Request | Answer) -> bool:
+        """Write a short message; false where it would have to wait: behind another one that is
+        being written, or for a side that does not read. Raises OSError."""
+        if not self._writing.acquire(blocking=False):
+            return False
+        try:
+            if self._socket.fileno() < 0:
+                raise ConnectionError("this end is closed")
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            if not poll.poll(0):
+                return False
+            self._write(_encoder.encode(message))
+        finally:
+            self._writing.release()
+        return True
 
     def receive(self) -> Order | Request | Answer:
         """The next message. Raises ConnectionError at the end."""
@@ -228,6 +247,14 @@ class Channel:
     def close(self) -> None:
         """Close this end; who reads at the other sees it."""
         self._socket.close()
+
+    def _write(self, data: bytes) -> None:
+        for part in (_SIZE.pack(len(data)), data):
+            left = memoryview(part)
+            while left:
+                sent = self._socket.send(left[:_CHUNK])
+                self.written += sent
+                left = left[sent:]
 
     def _read(self, size: int) -> bytearray:
         data = bytearray()

@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 _MODULE: Final = "sampler_server.engines.torch.ranks.follow"
 _PING_SECONDS: Final = 1.0
 _SILENT_PINGS: Final = 10
-"""Unanswered ones after which a rank hangs: time when all processes stood still does not count."""
+"""Unanswered ones after which a rank hangs, also those that found no room in the socket: time when
+all processes stood still does not count."""
 _CLOSED: Final = "the engine is closed"
 _END_SECONDS: Final = 5.0
 _REASON_SECONDS: Final = 2.0
@@ -205,7 +206,7 @@ class Processes:
         self._let_go()
         for rank in self._ranks:
             try:
-                rank.orders.send(Stop())
+                rank.orders.try_send(Stop())
             except OSError:
                 log.debug("rank %d has ended before", rank.number)
         for rank in self._ranks:
@@ -241,19 +242,21 @@ class Processes:
     # -- the watchers ------------------------------------------------------------------------------
 
     def _watch(self, rank: _Rank) -> None:
-        silent = 0
+        silent = written = 0
         while True:
             try:
                 if rank.side.has_message(_PING_SECONDS):
                     silent = 0
                     self._take(rank, rank.side.receive())
                 elif rank.is_ready:
-                    silent += 1
+                    # It answers behind what it is being sent, which may be large.
+                    silent = silent + 1 if rank.side.written == written else 0
                     if silent > _SILENT_PINGS:
                         seconds = _SILENT_PINGS * _PING_SECONDS
                         self._end(rank, f"has not answered for {seconds:.0f} s")
                         return
-                    rank.side.send(Ping())
+                    rank.side.try_send(Ping())
+                    written = rank.side.written
             except OSError:
                 self._end(rank, "")
                 return

@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 from sampler_api.codec import decode_server, encode_frame
 from sampler_api.errors import (
     ConnectTimeout,
+    Draining,
     FleetError,
     Forbidden,
     NoReplica,
@@ -268,6 +269,9 @@ class Connection:
 
 
 def _refusal(text: str | None) -> SamplerError:
+    code, _, message = (text or "").partition(": ")
+    if code == Draining.code:
+        return Draining(message)
     return FleetError(text or "the server closed the session without a reason")
 
 

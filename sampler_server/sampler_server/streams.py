@@ -195,9 +195,9 @@ class StreamTable:
         return bool(self._clients.get(client))
 
     @property
-    def has_orphans(self) -> bool:
-        """A session was lost, whose streams' lease has not ended."""
-        return bool(self._orphans)
+    def has_clients(self) -> bool:
+        """Somebody is."""
+        return any(self._clients.values())
 
     def find(self, client: str, id: int, attempt: int) -> Stream:  # noqa: A002
         """The stream of exactly this attempt. Raises UnknownRequest."""

@@ -96,8 +96,8 @@ class Sessions:
         if self.hub.is_draining:
             raise Draining("the replica is draining; connect to another one")
         changing = self.hub.change.session_problem()
-        # One that was lost may come back for what it has here; its hello says whose it was.
-        if changing is not None and not self.hub.table.has_orphans:
+        # Whoever lost its session may come back for what it has here; its hello says who it is.
+        if changing is not None and not self.hub.table.has_clients:
             raise changing
         if len(self._open) >= self._settings.max_sessions:
             raise Busy(f"{len(self._open)} sessions are open, which is the limit")

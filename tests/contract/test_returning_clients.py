@@ -2,21 +2,23 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.proxy import FaultProxy, wait_until
 from tests.raw_bases import write_base
 from tests.raw_session import RawSession, Received, opened
 from tests.servers import Server
 from tests.updatable import ask_for
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from sampler_api.codec import decode_server, encode_frame
 from sampler_api.errors import Draining
 from sampler_api.frames import LENGTH, ClientFrame, ClientHello, Join, ServerFrame
+from sampler_client import RemoteSampler
 from sampler_core.bases import base_digest
 from sampler_server.engines.sim import base_digest as sim_digest
 
@@ -77,18 +79,47 @@ async def test_who_has_none_stays_outside(server: Server, tmp_path: Path) -> Non
     """Also one that is half inside when the update begins: it would ask again and again."""
     new = write_base(tmp_path / "b", 1)
     async with (
-        connect(server.session_url, subprotocols=[Subprotocol("sampler.v1")]) as half,
+        connected(server) as half,
         opened(server.session_url, "raw") as session,
     ):
         stream, update = await waited_for(session, lambda: Update(server, new))
-        await half.send(encode_frame(ClientHello("half")))
-        told, _ = decode_server(await half.recv(decode=False))
-        assert isinstance(told, ServerFrame)
-        assert told.bye is not None
-        assert told.bye.startswith(f"{Draining.code}: ")
-        with pytest.raises(InvalidStatus) as refused:
-            async with opened(server.session_url, "new"):
-                pass
-        assert refused.value.response.status_code == 503
+        for socket, name in ((half, "half"), (None, "new")):
+            assert (await said_to(server, name, socket)).startswith(f"{Draining.code}: ")
         assert (await session.ended(stream)).flag == LENGTH
+        await session.ack(0)
+    assert update.wait() == base_digest(new)
+
+
+async def said_to(server: Server, name: str, socket: ClientConnection | None) -> str:
+    """The bye of somebody who says hello, on a socket of its own or a new one."""
+    socket = socket or await connected(server)
+    await socket.send(encode_frame(ClientHello(name)))
+    told, _ = decode_server(await socket.recv(decode=False))
+    assert isinstance(told, ServerFrame)
+    await socket.close()
+    return told.bye or ""
+
+
+def connected(server: Server) -> connect:
+    return connect(server.session_url, subprotocols=[Subprotocol("sampler.v1")])
+
+
+def test_the_client_comes_back_too(server: Server, tmp_path: Path) -> None:
+    """Its socket breaks on the way, and it loses nothing."""
+    new = write_base(tmp_path / "b", 1)
+    with (
+        FaultProxy(server.data.number) as proxy,
+        RemoteSampler(proxy.url, gone_timeout=1, tick=0.2) as sampler,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        inputs = [{"input_ids": [i + 1]} for i in range(4)]
+        call = pool.submit(sampler.sample, inputs, {"max_tokens": LONG})
+        wait_until(lambda: server.status()["load"].get("running", 0) == 4, "all run")
+        update = Update(server, new)
+        wait_until(lambda: bool(server.status()["operations"]), "the update waits")
+        proxy.cut()
+        for response in call.result(30):
+            (sequence,) = response.sequences
+            assert len(sequence.tokens) == LONG
+            assert {s.revision.base for s in sequence.segments if s.revision} == {sim_digest()}
     assert update.wait() == base_digest(new)

@@ -1,5 +1,7 @@
 """The torch engine as an engine: equal to a plain forward pass, whatever shares the batch."""
 
+import gc
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.tiny_models import ARCHITECTURES, Architecture, tiny_model  # noqa: E
 from tests.torch_harness import Collected, TorchHarness, ask, prompt_of  # noqa: E402
 
 from sampler_api.errors import EngineDead, EngineFailed, InvalidRequest  # noqa: E402
+from sampler_core.adapters import TENSORS_FILE  # noqa: E402
+from sampler_core.safetensors_file import parse_safetensors  # noqa: E402
 from sampler_server.engines.base import EngineRequest  # noqa: E402
 
 ADAPTERS = ("a1", "a2")
@@ -393,6 +397,25 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "bad word without tokens": ({"bad_words": [[]]}, "bad_words"),
     "unknown adapter": ({"adapter": "nobody"}, "adapter"),
 }
+
+
+def test_adapters_that_come_and_go_leave_nothing(engine: TorchHarness) -> None:
+    directory = tiny_adapter("a3")
+    tensors = len(parse_safetensors((directory / TENSORS_FILE).read_bytes(), "a3"))
+
+    def come_and_go(times: int) -> int:
+        """Objects of the interpreter that are more than before."""
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for _ in range(times):
+            engine.engine.load_adapter("a3", directory)
+            engine.engine.unload_adapter("a3")
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
+    come_and_go(5)
+    # One of each tensor would be a leak; what caches and other threads take is less.
+    assert come_and_go(20) < 20 * tensors / 2
 
 
 def test_bad_requests_are_refused_one_by_one(engine: TorchHarness) -> None:

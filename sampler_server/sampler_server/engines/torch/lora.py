@@ -64,11 +64,12 @@ def read_lora(skeleton: nn.Module, directory: Path) -> dict[str, LoraWeights]:
     """Weights by module name; the skeleton, a copy without weights, is used up."""
     from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
         config = PeftConfig.from_pretrained(str(directory))
-        tensors = load_file(directory / "adapter_model.safetensors")
+        # Not load_file, of which a few objects per tensor stay for ever (safetensors 0.8.0).
+        tensors = load((directory / "adapter_model.safetensors").read_bytes())
     except (
         OSError,
         ValueError,

@@ -139,7 +139,7 @@ class Sessions:
                 max_frame_bytes=settings.max_frame_bytes,
                 succeeds=self.succeeds,
             )
-            if self.hub.change.is_pending:
+            if self.hub.is_draining or self.hub.change.is_pending:
                 session.turn_away()
             await socket.send_bytes(encode_frame(welcome))
             writer = asyncio.create_task(self._write(socket, session))

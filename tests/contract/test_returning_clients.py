@@ -1,8 +1,11 @@
-"""Clients whose session breaks, or begins, while the base of their replica is about to change."""
+"""Clients whose session breaks, or begins, while the base of their replica is about to change, or
+while it drains."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from websockets.typing import Subprotocol
 
 from sampler_api.codec import decode_server, encode_frame
 from sampler_api.errors import Draining
-from sampler_api.frames import LENGTH, ClientFrame, ClientHello, Join, ServerFrame
+from sampler_api.frames import LENGTH, ClientFrame, ClientHello, Join, ServerFrame, ServerHello
 from sampler_client import RemoteSampler
 from sampler_core.bases import base_digest
 from sampler_server.engines.sim import base_digest as sim_digest
@@ -98,6 +101,27 @@ async def said_to(server: Server, name: str, socket: ClientConnection | None) ->
     assert isinstance(told, ServerFrame)
     await socket.close()
     return told.bye or ""
+
+
+async def test_a_drain_is_told_to_who_was_half_inside_when_it_began(server: Server) -> None:
+    """A session that does not know of it would send what is refused again and again."""
+    body = b'{"model": "sim", "prompt": [[1, 2, 3]], "max_tokens": 2000}'
+    with ThreadPoolExecutor(1) as pool:
+        # Plain HTTP, which a drain lets end.
+        holding = pool.submit(server.data.post, "/v1/completions", body)
+        wait_until(lambda: server.status()["load"].get("running", 0) == 1, "it runs")
+        async with connected(server) as half:
+            server.manage.post("/drain")
+            await half.send(encode_frame(ClientHello("half")))
+            welcome, _ = decode_server(await half.recv(decode=False))
+            assert isinstance(welcome, ServerHello)
+            async with asyncio.timeout(5):
+                said, _ = decode_server(await half.recv(decode=False))
+            assert isinstance(said, ServerFrame)
+            assert said.draining
+        server.kill()
+        with suppress(OSError):
+            holding.result(10)
 
 
 def connected(server: Server) -> connect:

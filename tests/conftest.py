@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from tests.forked import close_forkers
 from tests.servers import server_logs
 
 try:
@@ -54,3 +55,8 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections += [(f"log of server {name}", text) for name, text in server_logs()]
     return report
+
+
+def pytest_unconfigure() -> None:
+    """The last thing."""
+    close_forkers()

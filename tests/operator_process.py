@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from weakref import WeakSet
 import yaml
 from tests.apiserver import ApiServer
 from tests.apiserver_client import Object, RefusedError
+from tests.forked import Forked, Forker
 from tests.installed_crd import install_crd
 from tests.proxy import wait_until
 
@@ -36,8 +36,10 @@ _END_SECONDS: Final = 20
 _ASK_SECONDS: Final = 5
 _LOG_BYTES: Final = 12000
 _WRITES: Final = "sampler_operator_writes_total{"
-# The kernel kills it when the thread that started it ends (PR_SET_PDEATHSIG).
-_BOUND: Final = ("setpriv", "--pdeathsig", "KILL")
+_VARIABLES: Final = {"OMP_NUM_THREADS": "1"}
+_FORKER: Final = Forker(
+    *("sampler_operator.kube.operator", "sampler_operator.kube.probes", "uvloop"), **_VARIABLES
+)
 
 _known: "WeakSet[OperatorProcess]" = WeakSet()
 
@@ -87,7 +89,7 @@ class OperatorProcess:
     """``sampler-operator run`` against ``server``, whose CRD is installed first.
 
     ``options`` are further words of its command line; without ``kubeconfig`` it has the rights of
-    ``install.yaml``. Start it in a thread that lives as long as it does.
+    ``install.yaml``. It is forked (``tests.forked``).
     """
 
     def __init__(self, server: ApiServer, *options: str, kubeconfig: Path | None = None) -> None:
@@ -97,7 +99,7 @@ class OperatorProcess:
         # Appended to over restarts; only ever read at an offset, as the child shares the position.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._log_end = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
         self._port = 0
         _known.add(self)
 
@@ -145,17 +147,14 @@ class OperatorProcess:
         install_crd(self._server)
         kubeconfig = self._kubeconfig or operator_kubeconfig(self._server)
         self._port = _free_port()
-        self._process = subprocess.Popen(
+        self._process = _FORKER.start(
             (
-                *(*_BOUND, sys.executable, "-m", "sampler_operator", "run"),
+                *("-m", "sampler_operator", "run"),
                 *("--kubeconfig", str(kubeconfig), "--metrics-port", str(self._port)),
                 *self._options,
             ),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            # An interrupt of the terminal is for pytest.
-            start_new_session=True,
+            os.environ | _VARIABLES,
+            self._log,
         )
         if wait:
             wait_until(self._works, "the operator works", _START_SECONDS)

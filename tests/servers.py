@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 from weakref import WeakSet
 
 import msgspec
+from tests.forked import Forked, Forker
 
 from sampler_api.fleet import ReplicaStatus
 
@@ -28,6 +29,23 @@ _ROOT: Final = Path(__file__).parent.parent
 _END_SECONDS: Final = 20
 _ASK_SECONDS: Final = 10
 _LOG_BYTES: Final = 4000
+
+_SIM: Final = (
+    *(f"sampler_cli.{name}" for name in ("down", "fetch", "launch", "serve", "status", "up")),
+    *("sampler_server.adapters", "sampler_server.scratch", "sampler_server.serve"),
+    *("sampler_server.routes.openai", "sampler_server.routes.sample"),
+    *("tokenizers", "uvicorn.protocols.http.h11_impl", "uvloop"),
+    "sampler_server.engines.sim",
+)
+_TORCH: Final = (
+    *_SIM,
+    "sampler_server.engines.torch.engine",
+    "sampler_server.local_sampler",
+    *("transformers.models.auto.tokenization_auto", "transformers.models.qwen3.modeling_qwen3"),
+)
+_VARIABLES: Final = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+_FORKERS: Final = {"sim": Forker(*_SIM, **_VARIABLES), "torch": Forker(*_TORCH, **_VARIABLES)}
+"""Of the engines that are started often."""
 
 _known: "WeakSet[ProgramServer]" = WeakSet()
 
@@ -82,15 +100,17 @@ class ProgramServer:
     """Any program that prints its ports as one JSON line when it listens.
 
     ``announced`` is that line, ``data`` and ``manage`` are its ports; of a supervisor the line
-    has those of each engine. ``output`` is what followed on stdout, once it has ended.
+    has those of each engine. ``output`` is what followed on stdout, once it has ended. With a
+    ``forker`` the program, of this Python, is forked.
     """
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, forker: Forker | None = None) -> None:
         self._words = words
+        self._forker = forker
         # Appended to over restarts; only ever read at an offset, as the child shares the position.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._log_end = ""
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Forked | subprocess.Popen[str] | None = None
         self.announced: dict[str, Any] = {}
         self.data = Port(0)
         self.manage = Port(0)
@@ -151,17 +171,7 @@ class ProgramServer:
 
     def start(self) -> None:
         """Start it; after a first time on the ports that it had. Returns when it listens."""
-        process = subprocess.Popen(
-            self.words(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=_ROOT,
-            text=True,
-            # Engines under a supervisor are killed with it.
-            start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
-        )
+        process = self._started()
         self._process = process
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -171,6 +181,23 @@ class ProgramServer:
         self.announced = json.loads(line)
         self.data = Port(self.announced.get("port", 0))
         self.manage = Port(self.announced.get("manage_port", 0))
+
+    def _started(self) -> Forked | subprocess.Popen[str]:
+        environment = os.environ | _VARIABLES
+        words = self.words()
+        if self._forker is not None and self._forker.fits(environment):
+            return self._forker.start(words[1:], environment, self._log, has_output=True)
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=_ROOT,
+            text=True,
+            # Engines under a supervisor are killed with it.
+            start_new_session=True,
+            env=environment,
+        )
 
     def wait(self, seconds: float) -> int:
         """Its exit code, once it has ended. Raises subprocess.TimeoutExpired."""
@@ -204,10 +231,18 @@ class ProgramServer:
 
 
 class Server(ProgramServer):
-    """``sampler serve`` with ``options``; it keeps its ports over restarts."""
+    """``sampler serve`` with ``options``; it keeps its ports over restarts.
 
-    def __init__(self, *options: str, engine: str = "sim") -> None:
-        super().__init__(sys.executable, "-m", "sampler_cli.main", "serve", "--engine", engine)
+    Forked (``tests.forked``), but for engines that are rare and in tests of the start itself. One
+    that ``renders`` conversations begins with what it would import with the first of them.
+    """
+
+    def __init__(
+        self, *options: str, engine: str = "sim", is_forked: bool = True, renders: bool = False
+    ) -> None:
+        words = (sys.executable, "-m", "sampler_cli.main", "serve", "--engine", engine)
+        forker = _FORKERS.get("torch" if renders else engine) if is_forked else None
+        super().__init__(*words, forker=forker)
         self._options = options
 
     def words(self) -> tuple[str, ...]:
@@ -224,4 +259,4 @@ class TunedServer(ProgramServer):
 
     def __init__(self, **settings: dict[str, Any]) -> None:
         script = str(_ROOT / "tests" / "tuned_server.py")
-        super().__init__(sys.executable, script, json.dumps(settings))
+        super().__init__(sys.executable, script, json.dumps(settings), forker=_FORKERS["sim"])

@@ -100,7 +100,7 @@ def test_a_port_in_use_is_one_line_and_not_a_wrong_option() -> None:
 
 
 def test_chosen_ports_are_one_json_line_and_both_serve() -> None:
-    with Server("--model", "policy", "--model-name", "named") as server:
+    with Server("--model", "policy", "--model-name", "named", is_forked=False) as server:
         assert set(server.announced) == {"port", "manage_port", "pid"}
         assert httpx.get(server.manage.url + "/readyz").status_code == 200
         (model,) = httpx.get(server.url + "/v1/models").json()["data"]
@@ -114,14 +114,14 @@ def test_sim_options_may_come_from_the_environment(
     ledger = tmp_path / "ledger"
     monkeypatch.setenv("SAMPLER_SIM_LEDGER", str(ledger))
     body = {"inputs": {"input_ids": [7]}, "sampling_params": {"max_tokens": 3, "seed": 1}}
-    with Server() as server:
+    with Server(is_forked=False) as server:
         answer = httpx.post(server.url + "/v1/sample", json=body).json()
     made = [record.tokens for record in read_ledger(ledger)]
     assert made == [tuple(answer["responses"][0]["sequences"][0]["tokens"])]
 
 
 def test_several_engines_are_one_line_and_end_together() -> None:
-    with Server("--engines", "2") as server:
+    with Server("--engines", "2", is_forked=False) as server:
         engines = server.announced["engines"]
         assert len({engine["port"] for engine in engines}) == 2
         for engine in engines:
@@ -134,7 +134,7 @@ def test_several_engines_are_one_line_and_end_together() -> None:
 
 
 def test_an_interrupt_ends_the_server_cleanly() -> None:
-    with Server() as server:
+    with Server(is_forked=False) as server:
         server.send(signal.SIGINT)
         assert server.stop() == 0
 
@@ -169,7 +169,7 @@ def test_an_adapter_below_a_root_is_served_and_listed(tmp_path: Path) -> None:
 
 
 def test_the_announcement_is_the_only_line_on_stdout() -> None:
-    with Server("--log-level", "debug") as server:
+    with Server("--log-level", "debug", is_forked=False) as server:
         httpx.get(server.url + "/v1/models")
         server.stop()
     assert server.output == ""

@@ -9,7 +9,7 @@ from tests.servers import Server
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as started:
+    with Server(renders=True) as started:
         yield started
 
 

@@ -84,7 +84,7 @@ bodies = st.one_of(
 
 @pytest.mark.timeout(120)  # some hundred requests, one after another
 def test_no_body_makes_the_server_fail_or_stop_serving() -> None:
-    with Server() as server, httpx.Client(base_url=server.url, timeout=30) as client:
+    with Server(renders=True) as server, httpx.Client(base_url=server.url, timeout=30) as client:
 
         @settings(max_examples=300, deadline=None)
         @given(

@@ -1,10 +1,11 @@
 """What tests ask a sim server over plain HTTP, and what it has to answer."""
 
 import json
-import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+from tests.proxy import wait_until
 from tests.servers import Server
 
 from sampler_core.seeds import child_seed
@@ -39,8 +40,5 @@ def running(server: Server) -> int:
     return int(load["running"] + load["waiting"])
 
 
-def wait(condition: Any) -> None:
-    """Ask again until it holds; each asking takes a request's time."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
+def wait(condition: Callable[[], bool]) -> None:
+    wait_until(condition, "what the test waits for", 10)

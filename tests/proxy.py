@@ -33,6 +33,8 @@ KINDS: tuple[Kind, ...] = (
 _NEEDS_CONNECTION = ("cut", "half_close_client", "half_close_server")
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 1 << 16
+_SHARE_OF_WAIT = 0.05
+_LONGEST_PAUSE = 0.1
 
 T = TypeVar("T")
 
@@ -338,10 +340,14 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 def wait_until(
     condition: Callable[[], object], what: str, seconds: float = 20.0, pause_seconds: float = 0.01
 ) -> None:
-    """Return as soon as ``condition`` holds. Raises AssertionError that says ``what`` did not."""
-    ends = time.monotonic() + seconds
+    """Return soon after ``condition`` holds. Raises AssertionError that says ``what`` did not.
+
+    Pauses grow with the wait, by which it is a few percent longer: looking costs whoever is asked.
+    """
+    begun = time.monotonic()
     pause = threading.Event()
     while not condition():
-        if time.monotonic() > ends:
+        waited = time.monotonic() - begun
+        if waited > seconds:
             raise AssertionError(f"within {seconds:g} s: {what}")
-        pause.wait(pause_seconds)
+        pause.wait(max(pause_seconds, min(_LONGEST_PAUSE, waited * _SHARE_OF_WAIT)))

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from tests.proxy import wait_until
 from tests.raw_adapters import write_adapter
 from tests.raw_session import opened
 from tests.servers import Server
@@ -201,9 +202,7 @@ async def test_a_base_that_is_disowned_is_expelled_once_and_may_come_back(
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Asks over HTTP, which takes long enough between two looks."""
-    while not holds():
-        pass
+    wait_until(holds, "what the test waits for")
 
 
 def test_declared_adapters_are_served_by_their_name(fleet: Fleet) -> None:

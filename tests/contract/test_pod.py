@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.proxy import wait_until
 from tests.raw_adapters import write_adapter
 from tests.raw_session import opened
 from tests.servers import Port, Server
@@ -16,9 +17,7 @@ from sampler_core.adapters import snapshot_adapter
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Asks over HTTP, which takes long enough between two looks."""
-    while not holds():
-        pass
+    wait_until(holds, "what the test waits for")
 
 
 @pytest.fixture

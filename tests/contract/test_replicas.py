@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from tests.proxy import FaultProxy
+from tests.proxy import FaultProxy, wait_until
 from tests.servers import Server
 
 from sampler_api.errors import PoisonRequest
@@ -32,6 +32,10 @@ def client_of(*urls: str) -> RemoteSampler:
     return RemoteSampler(",".join(urls), tick=0.1, reconnect_delay=0.05, reconnect_delay_max=0.2)
 
 
+def load(server: Server, what: str) -> int:
+    return int(server.status()["load"][what])
+
+
 @contextmanager
 def disturbed(
     disturb: Callable[[], object], sampler: SamplerBase, *servers: Server
@@ -46,15 +50,13 @@ def disturbed(
 
     caller = threading.Thread(target=sample)
     caller.start()
-    while sum(server.status()["load"]["running"] for server in servers) < len(PROMPTS):
-        assert caller.is_alive()
-    # By then some frames of tokens have arrived; each look below is a request of some milliseconds.
-    begun = [server.status()["load"]["steps"] for server in servers]
-    while all(
-        server.status()["load"]["steps"] < steps + 45
-        for server, steps in zip(servers, begun, strict=True)
-    ):
-        assert caller.is_alive()
+    wait_until(lambda: sum(load(each, "running") for each in servers) == len(PROMPTS), "all run")
+    # By then some frames of tokens have arrived.
+    enough = [load(each, "steps") + 45 for each in servers]
+    wait_until(
+        lambda: any(load(each, "steps") >= n for each, n in zip(servers, enough, strict=True)),
+        "tokens flow",
+    )
     disturb()
     caller.join(30)
     assert [sequence.tokens for sequence in done] == [

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from tests.proxy import wait_until
 from tests.raw_adapters import write_adapter
 from tests.raw_bases import SHARDS, write_base
 from tests.raw_session import opened
@@ -59,9 +60,7 @@ def made(roots: Path, *options: str) -> Server:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Asks over HTTP, which takes long enough between two looks."""
-    while not holds():
-        pass
+    wait_until(holds, "what the test waits for")
 
 
 def running(server: Server) -> int:

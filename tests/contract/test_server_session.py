@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from tests.proxy import wait_until
 from tests.raw_session import RawSession, Received, opened
 from tests.servers import TunedServer
 from websockets.asyncio.client import connect
@@ -64,10 +65,7 @@ async def patient(slow: TunedServer) -> AsyncIterator[RawSession]:
 
 
 async def _until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        # Each look is a request to the server, which paces the loop.
-        while not await asyncio.to_thread(holds):
-            pass
+    await asyncio.to_thread(wait_until, holds, "what the test waits for", seconds)
 
 
 # -- what a request gets ---------------------------------------------------------------------------

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tests.undisturbed import undisturbed
 
 from sampler_server.engines.sim.ledger import LedgerRecord, parse_records, prompt_digest
-from sampler_server.engines.sim.tokens import sim_sequence, weights_state
+from sampler_server.engines.sim.tokens import weights_state
 
 __all__ = ["Asked", "Got", "Violations", "check", "identity_of", "read_ledger"]
+
+_AT_ONCE = 512
 
 
 class Asked(NamedTuple):
@@ -75,21 +78,27 @@ Identity = tuple[int, int]
 
 
 class _Made:
-    """What engines made of one sequence under one revision: per position token -> times."""
+    """What engines made of one sequence under one revision: how often each token at its place."""
 
     def __init__(self) -> None:
-        self.tokens: dict[int, Counter[int]] = defaultdict(Counter)
+        self.times: Counter[tuple[int, int]] = Counter()
 
     def add(self, record: LedgerRecord) -> None:
-        for position, token in enumerate(record.tokens, record.offset):
-            self.tokens[position][token] += 1
+        self.times.update(enumerate(record.tokens, record.offset))
 
     def first_difference(self, tokens: Sequence[int]) -> int | None:
         """The first position whose token was never made there."""
-        for position, token in enumerate(tokens):
-            if not self.tokens.get(position, Counter())[token]:
-                return position
-        return None
+        places = enumerate(tokens)
+        return next((place for place, token in places if (place, token) not in self.times), None)
+
+    def redone(self, wanted: int) -> int:
+        """Tokens that were made though ``wanted`` sequences had them already."""
+        if len(self.times) == self.times.total():
+            return 0
+        at: Counter[int] = Counter()
+        for (position, _), times in self.times.items():
+            at[position] += times
+        return sum(max(0, times - max(1, wanted)) for times in at.values())
 
 
 def read_ledger(paths: Path | Iterable[Path]) -> list[LedgerRecord]:
@@ -112,9 +121,11 @@ def check(
     shares = Counter(
         (_identity(a.asked), weights_state(a.asked.base, a.asked.adapter)) for a in answers
     )
-    for answer in answers:
-        _check_content(answer, made, found)
-    redone = [_redone(sequence, shares[key]) for key, sequence in made.items()]
+    for start in range(0, len(answers), _AT_ONCE):
+        part = answers[start : start + _AT_ONCE]
+        for answer, true in zip(part, _undisturbed(part), strict=True):
+            _check_content(answer, true, made, found)
+    redone = [sequence.redone(shares[key]) for key, sequence in made.items()]
     return Violations(
         found.lost,
         found.duplicated,
@@ -141,7 +152,27 @@ def _check_numbers(asked: Counter[Asked], got: Counter[Asked], found: Violations
         found.duplicated.append(f"{_name(one)}: {times} more than asked for")
 
 
-def _check_content(answer: Got, made: dict[tuple[Identity, int], _Made], found: Violations) -> None:
+def _undisturbed(answers: Sequence[Got]) -> list[list[int]]:
+    """The tokens that each should have, as far as it got; where stops decide, those that it has."""
+    asked = [answer.asked for answer in answers]
+    tokens, _ = undisturbed(
+        [one.prompt for one in asked],
+        [one.seed for one in asked],
+        [weights_state(one.base, one.adapter) for one in asked],
+        max(len(answer.tokens) for answer in answers),
+    )
+    return [
+        list(answer.tokens) if answer.asked.length is None else row[: len(answer.tokens)]
+        for row, answer in zip(tokens.tolist(), answers, strict=True)
+    ]
+
+
+def _check_content(
+    answer: Got,
+    true: Sequence[int],
+    made: dict[tuple[Identity, int], _Made],
+    found: Violations,
+) -> None:
     asked, tokens = answer.asked, answer.tokens
     name, identity = _name(asked), _identity(asked)
     weights = weights_state(asked.base, asked.adapter)
@@ -151,7 +182,8 @@ def _check_content(answer: Got, made: dict[tuple[Identity, int], _Made], found: 
         found.duplicated.append(f"{name}: {len(tokens)} tokens instead of {asked.length}")
     at = made[identity, weights].first_difference(tokens)
     if at is None:
-        at = _first_untrue(asked, tokens)
+        pairs = enumerate(zip(tokens, true, strict=True))
+        at = next((place for place, (token, wanted) in pairs if token != wanted), None)
         if at is not None:
             found.wrong_tokens.append(f"{name}: token {at} was made behind another prefix")
         return
@@ -166,21 +198,8 @@ def _check_content(answer: Got, made: dict[tuple[Identity, int], _Made], found: 
         found.wrong_tokens.append(f"{name}: token {at} was made by no engine")
 
 
-def _first_untrue(asked: Asked, tokens: Sequence[int]) -> int | None:
-    """The first position where the undisturbed sequence has another token."""
-    if asked.length is None or not tokens:
-        return None
-    wanted, _ = sim_sequence(asked.prompt, asked.seed, asked.base, asked.adapter, len(tokens))
-    pairs = enumerate(zip(tokens, wanted, strict=True))
-    return next((place for place, (token, true) in pairs if token != true), None)
-
-
 def _has(made: _Made, answer: Got, at: int) -> bool:
-    return bool(made.tokens.get(at, Counter())[answer.tokens[at]])
-
-
-def _redone(made: _Made, wanted: int) -> int:
-    return sum(max(0, sum(times.values()) - max(1, wanted)) for times in made.tokens.values())
+    return (at, answer.tokens[at]) in made.times
 
 
 def _name(asked: Asked) -> str:

@@ -15,6 +15,7 @@ from tests.ledger import Asked, Got, check, read_ledger
 from tests.proxy import KINDS as WIRE_KINDS
 from tests.proxy import FaultProxy, FaultSchedule
 from tests.servers import Server
+from tests.undisturbed import undisturbed
 
 from sampler_api.logprobs import LogprobRows
 from sampler_api.results import Responses, SampledSequence
@@ -180,11 +181,15 @@ def test_requests_survive_cut_connections_and_killed_frozen_and_restarted_server
         for prompt, response in zip(job.prompts, answer, strict=True):
             # Once computed, they are kept whatever becomes of the sequences.
             assert response.prompt_logprobs == prompt_logprobs(prompt, base.base)
-        for index, child, prompt, seed in job.expected():
+        prompts, seeds = zip(
+            *((prompt, seed) for _, _, prompt, seed in job.expected()), strict=True
+        )
+        weights = [weights_state(base.base, None)] * len(seeds)
+        _, logprobs = undisturbed(prompts, seeds, weights, TOKENS)
+        for (index, child, prompt, seed), wanted in zip(job.expected(), logprobs, strict=True):
             sequence = answer[index].sequences[child]
-            _, logprobs = sim_sequence(prompt, seed, base.base, None, TOKENS)
             assert isinstance(sequence.logprobs, LogprobRows)
-            assert sequence.logprobs.sampled.tolist() == logprobs
+            assert np.array_equal(sequence.logprobs.sampled, wanted)
             assert sequence.stop_reason == "length"
             assert segments_fit(sequence)
             ended.update(segment.ended for segment in sequence.segments)

@@ -5,7 +5,6 @@ and after any interruption, and nothing global is touched. The token is the one 
 ``logprob + gumbel``; a Gumbel variable is ``-log(E)`` with E exponential, made from 31 bits.
 """
 
-import hashlib
 import os
 from functools import lru_cache
 from typing import Final
@@ -24,13 +23,11 @@ _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _MULTIPLIER_1: Final = 0x7FEB352D
 _MULTIPLIER_2: Final = 0x846CA68B - (1 << 32)
 
-_SECRET: Final = os.urandom(32)
 
-
-def private_seed(key: int) -> int:
-    """A seed for an unseeded sequence: of this process alone, different for every key."""
-    digest = hashlib.blake2b(key.to_bytes(16, "little", signed=True), key=_SECRET, digest_size=8)
-    return int.from_bytes(digest.digest(), "little")
+def private_seed() -> int:
+    """A seed for an unseeded sequence, never the same again: not in another engine of this process,
+    and not in a fork of it."""
+    return int.from_bytes(os.urandom(8), "little")
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -53,7 +53,7 @@ class Sequence:
         eos = () if request.params.ignore_eos else eos_ids
         self.stop_ids = frozenset([*eos, *(request.params.stop_token_ids or ())])
         seed = request.seed
-        self.seed = private_seed(request.key) if seed is None else seed & (2**64 - 1)
+        self.seed = private_seed() if seed is None else seed & (2**64 - 1)
         self.kv: KVRow | None = None
         self.adapter = 0
         self.leader: Sequence | None = None

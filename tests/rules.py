@@ -40,7 +40,7 @@ _ONE_BASE = "a sampler of this process has one engine: what becomes of its calls
 _SEVERAL_RANKS = "an engine of several ranks refuses to replace its weights, before it touches them"
 _NO_REPLICA = "the engine is part of this process: neither connections nor replicas can be lost"
 
-_LOCAL = ("torch", "torch-tp2", "vllm")
+_LOCAL = ("torch", "torch-tp2", "vllm", "vllm-tp2")
 
 NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
     **{("S10.15", kind): _ONE_PROCESS for kind in _LOCAL},
@@ -67,7 +67,7 @@ SHARED: Final[Mapping[str, str]] = {
 }
 """Tests that run once and count for every sampler, with what of all samplers they test."""
 
-_GIVEN_A_SAMPLER = {"sampler", "own_sampler", "kind", "kinds"}
+_GIVEN_A_SAMPLER = {"sampler", "second_sampler", "own_sampler", "kind", "kinds"}
 
 
 class _Marker(Protocol):

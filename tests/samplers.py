@@ -17,7 +17,7 @@ from tests.tiny_models import cache_root, tiny_model
 
 from sampler_core.base import SamplerBase
 
-__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "has_gpu", "runs_here"]
+__all__ = ["SAMPLERS", "OpenSampler", "SamplerKinds", "has_gpu", "is_of_vllm", "runs_here"]
 
 OpenSampler = Callable[[], SamplerBase]
 """Makes a sampler of one kind; the caller closes it."""
@@ -60,11 +60,15 @@ def _remote_torch(adapter_root: Path) -> Iterator[OpenSampler]:
 def _vllm(adapter_root: Path) -> Iterator[OpenSampler]:
     from sampler_server import vLLMSampler
 
-    args = {**_on_a_gpu(), "enforce_eager": True}
-    made: dict[str, Any] = {"slots": 64, "kv_tokens": 65_536, "engine_args": args}
-    if _is_without_adapters():
-        made["max_adapters"] = 0
-    yield lambda: vLLMSampler(str(tiny_model()), dtype=DTYPE, **made)
+    yield lambda: vLLMSampler(str(tiny_model()), dtype=DTYPE, **_vllm_options())
+
+
+@contextmanager
+def _vllm_tp2(adapter_root: Path) -> Iterator[OpenSampler]:
+    from sampler_server import vLLMSampler
+
+    options = _vllm_options(tensor_parallel_size=2)
+    yield lambda: vLLMSampler(str(tiny_model()), dtype=DTYPE, **options)
 
 
 @contextmanager
@@ -87,11 +91,23 @@ def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
         yield lambda: RemoteSampler(server.url)
 
 
+def _vllm_options(**more: Any) -> dict[str, Any]:
+    args = {**_on_a_gpu(), "enforce_eager": True, **more}
+    made: dict[str, Any] = {"slots": 64, "kv_tokens": 65_536, "engine_args": args}
+    if _is_without_adapters():
+        made["max_adapters"] = 0
+    return made
+
+
 def has_gpu() -> bool:
     """Whether vLLM computes on one here."""
+    return _gpus() > 0
+
+
+def _gpus() -> int:
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _on_a_gpu() -> dict[str, Any]:
@@ -109,24 +125,36 @@ SAMPLERS: Final[dict[str, Callable[[Path], AbstractContextManager[OpenSampler]]]
     "torch-tp2": _torch_tp2,
     "remote-torch": _remote_torch,
     "vllm": _vllm,
+    "vllm-tp2": _vllm_tp2,
     "remote-vllm": _remote_vllm,
 }
 """Name of each kind and its context; the argument is a directory below which adapters are read."""
 
 
+def is_of_vllm(kind: str) -> bool:
+    """Whether vLLM is its engine."""
+    return "vllm" in kind.split("-")
+
+
 def runs_here(kind: str) -> bool:
-    """Whether its engine is installed. vLLM has an environment of its own: `make test-vllm`."""
-    return find_spec("vllm") is not None or not kind.endswith("vllm")
+    """Whether its engine is installed, and the devices are there. vLLM has an environment of its
+    own: `make test-vllm`."""
+    if not is_of_vllm(kind):
+        return True
+    if find_spec("vllm") is None:
+        return False
+    return not kind.endswith("-tp2") or _gpus() != 1
 
 
 class SamplerKinds:
-    """Kinds that have been started, and one shared sampler of each. Ends them all on exit."""
+    """Kinds that have been started, and up to two samplers of each that tests share. Ends them all
+    on exit."""
 
     def __init__(self, adapter_root: Path) -> None:
         self.adapter_root = adapter_root
         self._stack = ExitStack()
         self._openers: dict[str, OpenSampler] = {}
-        self._shared: dict[str, SamplerBase] = {}
+        self._shared: dict[tuple[str, int], SamplerBase] = {}
 
     def open(self, kind: str) -> SamplerBase:
         """A new sampler; the caller closes it."""
@@ -137,9 +165,16 @@ class SamplerKinds:
 
     def shared(self, kind: str) -> SamplerBase:
         """The sampler that all tests use which do not change it."""
-        if kind not in self._shared:
-            self._shared[kind] = self._stack.enter_context(self.open(kind))
-        return self._shared[kind]
+        return self._kept(kind, 1)
+
+    def second(self, kind: str) -> SamplerBase:
+        """One that has nothing to do with it but the server."""
+        return self._kept(kind, 2)
+
+    def _kept(self, kind: str, number: int) -> SamplerBase:
+        if (kind, number) not in self._shared:
+            self._shared[kind, number] = self._stack.enter_context(self.open(kind))
+        return self._shared[kind, number]
 
     def __enter__(self) -> "SamplerKinds":
         return self

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from tests.proxy import wait_until
 from tests.reference import DTYPE
 from tests.samplers import has_gpu
 from tests.servers import ProgramServer, Server
@@ -50,10 +51,8 @@ class Updatable:
         """
         directory = tiny_model(step=where) if isinstance(where, int) else where
         base = self._update(directory, how)
-        while self.base != base:
-            # A client hears of it with its next session.
-            assert self._server is not None
-            self._server.manage.get("/livez")
+        # A client hears of it with its next session.
+        wait_until(lambda: self.base == base, "the sampler knows the base", _SECONDS)
         return base
 
     def _update(self, directory: Path, how: dict[str, Any]) -> str:
@@ -81,15 +80,18 @@ def updatable(kind: str, roots: Path) -> Iterator[Updatable]:
     """A sampler of its own for this test; ``roots`` is where a server may read."""
     from sampler_client import RemoteSampler
 
-    engine = kind.removeprefix("remote-")
+    is_remote = kind.startswith("remote-")
+    engine, _, ranks = kind.removeprefix("remote-").partition("-tp")
     options: dict[str, Any] = {"dtype": DTYPE}
     if engine == "torch":
         options |= {"device": "cpu", "slots": 8}
     else:
         options |= {"slots": 8, "kv_tokens": 32_768}
+        args: dict[str, Any] = {"tensor_parallel_size": int(ranks)} if ranks else {}
         if has_gpu():
-            options["engine_args"] = {"gpu_memory_utilization": 0.3, "enforce_eager": True}
-    if kind == engine:
+            args |= {"gpu_memory_utilization": 0.3, "enforce_eager": True}
+        options["engine_args"] = args
+    if not is_remote:
         from sampler_server import TorchSampler, vLLMSampler
 
         made = (TorchSampler if engine == "torch" else vLLMSampler)(str(tiny_model()), **options)

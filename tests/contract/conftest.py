@@ -8,9 +8,9 @@ from tests.samplers import SAMPLERS, SamplerKinds, runs_here
 
 from sampler_core.base import SamplerBase
 
-RARE_KINDS = ("torch-tp2",)
-"""Samplers that all tests run against with `make test-slow`, and ``QUICK_TESTS`` each time: what
-they share with another one is most of them."""
+RARE_KINDS = ("torch-tp2", "vllm-tp2")
+"""Samplers that all tests run against with `make test-slow` and `make test-vllm-slow`, and
+``QUICK_TESTS`` each time: what they share with another one is most of them."""
 QUICK_TESTS = (
     "test_base_and_adapters_in_one_moving_batch_are_exact",
     "test_other_kinds_are_exact_or_refused",
@@ -45,7 +45,15 @@ def sampler(kinds: SamplerKinds, kind: str) -> SamplerBase:
 
 
 @pytest.fixture
+def second_sampler(kinds: SamplerKinds, kind: str) -> Iterator[SamplerBase]:
+    """Another one than ``sampler``, whose template the test may set; it stays open."""
+    second = kinds.second(kind)
+    yield second
+    second._templates.put(None)
+
+
+@pytest.fixture
 def own_sampler(kinds: SamplerKinds, kind: str) -> Iterator[SamplerBase]:
-    """A sampler that the test may change or close."""
+    """A sampler that the test may close."""
     with kinds.open(kind) as made:
         yield made

@@ -244,7 +244,7 @@ class Duck:
 
 
 @pytest.mark.rule("S1.12")
-def test_a_template_may_be_given_in_every_form(own_sampler: SamplerBase) -> None:
+def test_a_template_may_be_given_in_every_form(second_sampler: SamplerBase) -> None:
     model = str(tiny_model())
     plain, turned = chat_ids(MESSAGES), chat_ids(MESSAGES)[::-1]
     forms: list[tuple[Any, dict[str, Any], list[int]]] = [
@@ -256,8 +256,8 @@ def test_a_template_may_be_given_in_every_form(own_sampler: SamplerBase) -> None
         (model, {}, plain),
     ]
     for template, kwargs, ids in forms:
-        own_sampler.set_template(template, **kwargs)
-        (response,) = own_sampler.sample({"messages": MESSAGES}, GREEDY)
+        second_sampler.set_template(template, **kwargs)
+        (response,) = second_sampler.sample({"messages": MESSAGES}, GREEDY)
         assert response.prompt_token_ids == ids
         decoded = response.sequences[0].decoded
         length = len(response.sequences[0].tokens)

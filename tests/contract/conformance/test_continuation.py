@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.checks import FAMILIES, is_refused, prompts
 from tests.reference import TOLERANCE, bisected, reference
-from tests.samplers import has_gpu
+from tests.samplers import has_gpu, is_of_vllm
 
 from sampler_api.columns import Columns
 from sampler_api.frames import ERROR, RevisionRef
@@ -141,7 +141,7 @@ def test_cut_at_any_token_a_sequence_goes_on_the_same(
     if is_refused(sampler, params):
         return
     is_same = greedy or sampler._backend.card().is_reproducible
-    is_bisected = params.top_p < 1 and kind.endswith("vllm") and has_gpu()
+    is_bisected = params.top_p < 1 and is_of_vllm(kind) and has_gpu()
     number = 0
     for prompt in prompts(REF)[:2]:
         (group,) = run(sampler, prompt, params, [None], [SEED, SEED + 1])

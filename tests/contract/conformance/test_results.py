@@ -195,9 +195,9 @@ class Calling:
 
 
 @pytest.mark.rule("S2.12")
-def test_a_tool_call_in_the_text_becomes_one_in_the_message(own_sampler: SamplerBase) -> None:
-    own_sampler.set_template(Calling(own_sampler.template))
-    (sequence,) = own_sampler.sample({"messages": MESSAGES}, {"max_tokens": 2})[0].sequences
+def test_a_tool_call_in_the_text_becomes_one_in_the_message(second_sampler: SamplerBase) -> None:
+    second_sampler.set_template(Calling(second_sampler.template))
+    (sequence,) = second_sampler.sample({"messages": MESSAGES}, {"max_tokens": 2})[0].sequences
     assert sequence.new_input_feature is not None
     message = sequence.new_input_feature["messages"][-1]
     (call,) = message["tool_calls"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.checks import PROMPTS, assert_best, assert_explained
+from tests.proxy import wait_until
 from tests.reference import TOLERANCE, Reference, log_softmax
 from tests.tiny_adapters import tiny_adapter
 from tests.tiny_models import tiny_model
@@ -106,12 +107,16 @@ class Calls:
 def begun(world: Updatable, params: SamplingParams = LONG, **how: Any) -> Calls:
     """Four long sequences that an engine has begun with."""
     call = Calls(lambda: world.sampler.sample([{"input_ids": ids} for ids in IDS], params, **how))
-    while world.running < len(IDS):
-        assert not call.is_over
+    wait_until_run(world, call)
     return call
 
 
-@pytest.mark.rule("S10.20", "S10.19", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+def wait_until_run(world: Updatable, call: Calls) -> None:
+    wait_until(lambda: call.is_over or world.running == len(IDS), "all run", 120)
+    assert not call.is_over
+
+
+@pytest.mark.rule("S10.20", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
 @pytest.mark.timeout(300)  # the first test starts the sampler
 def test_new_weights_give_what_a_plain_forward_pass_of_them_gives(at_first: Updatable) -> None:
     sampler = at_first.sampler
@@ -149,7 +154,7 @@ def test_the_same_seed_draws_the_same_before_and_after(at_first: Updatable) -> N
     assert after.tokens == before.tokens != other.tokens
 
 
-@pytest.mark.rule("S10.20", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.20", only=("torch", "remote-torch", "engine-vllm"))
 def test_weights_that_serve_already_change_nothing(at_first: Updatable) -> None:
     call = begun(at_first)
     assert at_first.update(0, in_flight="abort") == digest_of(0)
@@ -159,7 +164,7 @@ def test_weights_that_serve_already_change_nothing(at_first: Updatable) -> None:
         assert [s.ended for s in sequence.segments] == ["finished"]
 
 
-@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
 def test_what_runs_continues_under_the_new_weights_in_a_segment_of_its_own(
     at_first: Updatable,
 ) -> None:
@@ -177,13 +182,12 @@ def test_what_runs_continues_under_the_new_weights_in_a_segment_of_its_own(
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
 def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     call = begun(at_first, LONGER)
     for step in (1, 2):
         at_first.update(step, in_flight="continue")
-        while at_first.running < len(IDS):
-            assert not call.is_over
+        wait_until_run(at_first, call)
     found = set()
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences
@@ -194,7 +198,7 @@ def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     assert len(found) >= 2
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
 def test_what_runs_finishes_under_the_old_weights(at_first: Updatable) -> None:
     call = begun(at_first)
     base = at_first.update(1, in_flight="finish")
@@ -208,7 +212,7 @@ def test_what_runs_finishes_under_the_old_weights(at_first: Updatable) -> None:
     assert after.revision.base == base
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
 def test_what_runs_is_aborted_with_what_it_has(at_first: Updatable) -> None:
     call = begun(at_first, LONGER, on_error="return")
     at_first.update(1, in_flight="abort")
@@ -227,7 +231,7 @@ def test_what_runs_is_aborted_with_what_it_has(at_first: Updatable) -> None:
         assert_of_its_base(ids, again)
 
 
-@pytest.mark.rule("S10.24", "S10.19", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.24", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
 def test_adapters_stay_and_are_applied_to_the_new_base(at_first: Updatable) -> None:
     sampler = at_first.sampler
     revision = sampler.add_adapter_to_model("policy", tiny_adapter("a1"))
@@ -277,7 +281,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 """Others are in tests/unit/test_checked_weights.py: the check is one for all."""
 
 
-@pytest.mark.rule("S10.21", "S10.23", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.21", "S10.23", only=("torch", "remote-torch", "engine-vllm"))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_directory_is_refused_and_the_old_weights_go_on(
     at_first: Updatable, fault: str, tmp_path: Path
@@ -294,7 +298,7 @@ def test_a_damaged_directory_is_refused_and_the_old_weights_go_on(
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.21", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.21", only=("torch", "remote-torch", "engine-vllm"))
 @pytest.mark.parametrize(
     ("how", "field"),
     [
@@ -310,7 +314,7 @@ def test_a_wrong_argument_is_named(at_first: Updatable, how: dict[str, Any], fie
     assert at_first.base == digest_of(0)
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
 def test_the_wait_for_what_runs_can_be_bounded(at_first: Updatable) -> None:
     call = begun(at_first, LONGER)
     with pytest.raises(SamplerError) as caught:
@@ -323,7 +327,7 @@ def test_the_wait_for_what_runs_can_be_bounded(at_first: Updatable) -> None:
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.25", "S10.22", only=("torch", "remote-torch", "vllm", "remote-vllm"))
+@pytest.mark.rule("S10.25", "S10.22", only=("torch", "remote-torch", "engine-vllm"))
 def test_a_stream_goes_on_over_changes(at_first: Updatable) -> None:
     inputs = [{"input_ids": IDS[i % 4], "number": i} for i in range(32)]
     params = SamplingParams(temperature=0, max_tokens=60, logprobs=1, ignore_eos=True)

@@ -28,7 +28,8 @@ __all__ = ["Forked", "Forker", "close_forkers"]
 
 _ROOT: Final = Path(__file__).parent.parent
 _AT_FIRST: Final = dict(os.environ)
-_READ_WHEN_USED: Final = ("POD_", "PYTEST_", "SAMPLER_")
+# PEFT sets one of torch's where it is imported, which is in tests too.
+_READ_WHEN_USED: Final = ("POD_", "PYTEST_", "SAMPLER_", "TORCHINDUCTOR_")
 _ANSWER_BYTES: Final = 16
 
 _known: "weakref.WeakSet[Forker]" = weakref.WeakSet()

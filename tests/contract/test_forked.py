@@ -15,6 +15,7 @@ import pytest
 from tests.forked import Forked, Forker
 from tests.processes import is_alive
 from tests.proxy import wait_until
+from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]
 SAYS = """
@@ -138,6 +139,14 @@ def test_where_imports_would_read_something_else_nothing_is_forked(
         assert not forker.fits(environment)
         with pytest.raises(AssertionError, match="imports would read"):
             forker.start(["-m", "json.tool"], environment, log)
+
+
+def test_servers_of_tests_are_forked_whatever_the_tests_import() -> None:
+    for module in ("peft", "transformers", "tests.reference"):
+        pytest.importorskip(module)
+    with Server() as server:
+        command = Path(f"/proc/{server.announced['pid']}/cmdline").read_bytes()
+        assert b"tests.forking" in command.split(b"\0")
 
 
 def test_an_import_that_fails_says_so(log: IO[bytes]) -> None:

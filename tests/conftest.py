@@ -3,6 +3,9 @@
 Imports nothing heavy: every tier, also without torch, loads this file.
 """
 
+import gc
+import sys
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 
@@ -67,6 +70,12 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_unconfigure() -> None:
     """The last thing."""
     close_forkers()
+    if "vllm" in sys.modules:
+        # It leaves contexts of sockets unclosed, which is no error of ours, whenever Python comes
+        # to look at them: at the latest now, when no fixture holds an engine any more.
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()

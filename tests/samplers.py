@@ -81,7 +81,7 @@ def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
         "--max-num-seqs=64",
         "--max-kv-tokens=65536",
         *(f"--{name.replace('_', '-')}={value}" for name, value in _on_a_gpu().items()),
-        *(["--max-adapters=0"] if _is_without_adapters() else []),
+        *(["--max-adapters=0"] if is_without_adapters() else []),
         "--drain-seconds=0",
         "--log-level=warning",
         f"--adapter-root={adapter_root}",
@@ -94,7 +94,7 @@ def _remote_vllm(adapter_root: Path) -> Iterator[OpenSampler]:
 def _vllm_options(**more: Any) -> dict[str, Any]:
     args = {**_on_a_gpu(), "enforce_eager": True, **more}
     made: dict[str, Any] = {"slots": 64, "kv_tokens": 65_536, "engine_args": args}
-    if _is_without_adapters():
+    if is_without_adapters():
         made["max_adapters"] = 0
     return made
 
@@ -115,7 +115,7 @@ def _on_a_gpu() -> dict[str, Any]:
     return {"gpu_memory_utilization": 0.3} if has_gpu() else {}
 
 
-def _is_without_adapters() -> bool:
+def is_without_adapters() -> bool:
     """On a GPU vLLM computes adapters in 16 bits only: `scripts/test_vllm_gpu.sh` runs both."""
     return has_gpu() and DTYPE == "float32"
 

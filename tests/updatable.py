@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 from tests.proxy import wait_until
 from tests.reference import DTYPE
-from tests.samplers import has_gpu
+from tests.samplers import has_gpu, is_without_adapters
 from tests.servers import ProgramServer, Server
 from tests.tiny_models import cache_root, tiny_model
 
@@ -91,6 +91,8 @@ def updatable(kind: str, roots: Path) -> Iterator[Updatable]:
         if has_gpu():
             args |= {"gpu_memory_utilization": 0.3, "enforce_eager": True}
         options["engine_args"] = args
+        if is_without_adapters():
+            options["max_adapters"] = 0
     if not is_remote:
         from sampler_server import TorchSampler, vLLMSampler
 
@@ -98,7 +100,12 @@ def updatable(kind: str, roots: Path) -> Iterator[Updatable]:
         with made:
             yield Updatable(made)
         return
-    words = {"device": "--device", "slots": "--max-num-seqs", "kv_tokens": "--max-kv-tokens"}
+    words = {
+        "device": "--device",
+        "slots": "--max-num-seqs",
+        "kv_tokens": "--max-kv-tokens",
+        "max_adapters": "--max-adapters",
+    }
     arguments = [f"{words[name]}={value}" for name, value in options.items() if name in words]
     if has_gpu():
         arguments += ["--gpu-memory-utilization=0.3"]

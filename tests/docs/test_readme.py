@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from tests.engine_record import read_record
+from tests.engine_table import engine_table, with_table
 from tests.servers import Server
 
 from sampler_cli.main import app
@@ -58,6 +60,17 @@ def test_the_resource_that_is_shown_is_one() -> None:
 def test_the_table_that_is_shown_is_what_kubectl_printed() -> None:
     (shown,) = blocks("console")
     assert shown == (ROOT / "docs/status-table.txt").read_text()
+
+
+def test_the_table_of_engines_is_what_their_tests_have_shown() -> None:
+    assert with_table(README, read_record()) == README
+
+
+def test_the_table_of_engines_says_nothing_that_a_test_has_not_shown() -> None:
+    record = read_record()
+    held = record["vllm"]["held"].replace("S10.6 ", "")
+    with pytest.raises(ValueError, match=r"vllm does not hold \['S10.6'\]"):
+        engine_table({**record, "vllm": {**record["vllm"], "held": held}})
 
 
 def test_the_make_targets_that_are_shown_exist() -> None:

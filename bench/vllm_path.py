@@ -186,9 +186,7 @@ class Baseline(Program):
 
     def end(self) -> None:
         """Raises SystemExit when something of ours was imported there."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        guests = self.hear("@")["guests"]
+        guests = self.last_word("@")["guests"]
         if guests:
             raise SystemExit(f"the baseline's process has imported {guests}")
 

@@ -109,8 +109,10 @@ def theirs(model: Path) -> Start:
             raise SystemExit("this is about starts without a GPU")
         program.say(environment=environment, arguments=settings, is_frozen=False)
         program.hear("@")
-        ready = time.monotonic()
-        return Start(ready - begun, *_memory(program.pids))
+        found = Start(time.monotonic() - begun, *_memory(program.pids))
+        # Killed, it would leave vLLM's processes behind.
+        program.last_word("@")
+        return found
 
 
 def _is_ready(port: int) -> bool:

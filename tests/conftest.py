@@ -26,7 +26,7 @@ else:
     hypothesis.settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
-FOLDER_TIMEOUT_SECONDS = {"unit": 5, "api": 60, "e2e": 300, "vllm": 300}
+FOLDER_TIMEOUT_SECONDS = {"unit": 20, "api": 60, "e2e": 300, "vllm": 300}
 """vLLM's processes import for half a minute, in the first test that wants them."""
 
 

@@ -30,19 +30,14 @@ FOLDER_TIMEOUT_SECONDS = {"unit": 20, "api": 60, "e2e": 300, "vllm": 300}
 """vLLM's processes import for half a minute, in the first test that wants them."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A limit by folder; others keep the 60 s of pyproject.toml; a test's own marker wins."""
-    has_groups = config.pluginmanager.has_plugin("xdist")
     for item in items:
         tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if is_of_vllm(item):
             tier = "vllm"
             # Of libraries that vLLM's own processes and modules use; ours are errors elsewhere.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
-            if has_groups:
-                kind = _kind_of(item)
-                group = kind if "vllm" in kind else item.path.stem
-                item.add_marker(pytest.mark.xdist_group(group))
         seconds = FOLDER_TIMEOUT_SECONDS.get(tier)
         if seconds is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(seconds))
@@ -54,7 +49,7 @@ def is_of_vllm(item: pytest.Item) -> bool:
 
 
 def _kind_of(item: pytest.Item) -> str:
-    """The sampler that it runs against; those of one kind share engines. Empty if none."""
+    """The sampler that it runs against; empty if none."""
     spec = getattr(item, "callspec", None)
     return str(spec.params.get("kind", "")) if spec is not None else ""
 

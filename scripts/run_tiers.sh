@@ -20,6 +20,8 @@ workers() { # workers TIER: its tests run side by side, file by file, where they
     case $1 in
     unit | contract) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
     api) [ "$(nproc)" -lt 2 ] || printf -- '-n 3 --dist loadfile' ;;
+    # Each of the two starts engines of its own, which costs less than the waiting does.
+    vllm) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
     esac
 }
 
@@ -47,8 +49,9 @@ run_tests() { # run_tests TIER [pytest arguments]
     shift
     # What all samplers share is run for this engine's too.
     if [ "$tier" = vllm ]; then
-        tests=(.venv-vllm/bin/python -m pytest -q tests/contract/conformance tests/vllm
-            tests/contract/test_unprivileged.py -k vllm)
+        # Engines that run side by side would otherwise all compute on the first core.
+        tests=(env OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q tests/contract/conformance
+            tests/vllm tests/contract/test_unprivileged.py -k vllm)
     fi
     time timeout --foreground --signal INT --kill-after 60 $((3 * $(budget "$tier"))) \
         "${tests[@]}" "${side_by_side[@]}" --durations 8 --durations-min 5 "$@"

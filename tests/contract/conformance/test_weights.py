@@ -8,7 +8,7 @@ key or value of another base would show.
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,19 @@ class Calls:
 
 def begun(world: Updatable, params: SamplingParams = LONG, **how: Any) -> Calls:
     """Four long sequences that an engine has begun with."""
-    call = Calls(lambda: world.sampler.sample([{"input_ids": ids} for ids in IDS], params, **how))
-    wait_until_run(world, call)
-    return call
+    inputs = [{"input_ids": ids} for ids in IDS]
+    # On a busy machine an engine may be through before anybody has looked.
+    for tried in (params, LONGER, LONGER):
+        call = Calls(partial(world.sampler.sample, inputs, tried, **how))
+        if do_all_run(world, call):
+            return call
+    raise AssertionError("nobody saw all of them run")
 
 
-def wait_until_run(world: Updatable, call: Calls) -> None:
+def do_all_run(world: Updatable, call: Calls) -> bool:
+    """Whether all were seen to run before the call was over."""
     wait_until(lambda: call.is_over or world.running == len(IDS), "all run", 120)
-    assert not call.is_over
+    return not call.is_over
 
 
 @pytest.mark.rule("S10.20", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
@@ -187,7 +192,7 @@ def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     call = begun(at_first, LONGER)
     for step in (1, 2):
         at_first.update(step, in_flight="continue")
-        wait_until_run(at_first, call)
+        assert do_all_run(at_first, call)
     found = set()
     for ids, response in zip(IDS, call.wait(), strict=True):
         (sequence,) = response.sequences

@@ -84,12 +84,17 @@ class LiveFleet:
 
     def has_child(self, kind: str) -> bool:
         """It is there, and not about to go."""
+        return bool(self.metadata_of(kind))
+
+    def metadata_of(self, kind: str) -> Object:
+        """Of a child that is there and not about to go; else empty."""
         try:
-            return "deletionTimestamp" not in self.child(kind)["metadata"]
+            found: Object = self.child(kind)["metadata"]
         except RefusedError as refused:
             if refused.code != 404:
                 raise
-            return False
+            return {}
+        return {} if "deletionTimestamp" in found else found
 
     def pods(self) -> list[Object]:
         """Its pods."""

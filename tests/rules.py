@@ -37,7 +37,6 @@ _RULE = re.compile(r"^- \*\*(S\d+\.\d+)\*\* `(\w+)` (.+(?:\n  .+)*)$", re.MULTIL
 
 _ONE_PROCESS = "in this process there is no file that another process may not read"
 _ONE_BASE = "a sampler of this process has one engine: what becomes of its calls is S10.25"
-_SEVERAL_RANKS = "an engine of several ranks refuses to replace its weights, before it touches them"
 _NO_REPLICA = "the engine is part of this process: neither connections nor replicas can be lost"
 
 _LOCAL = ("torch", "torch-tp2", "vllm", "vllm-tp2")
@@ -45,7 +44,6 @@ _LOCAL = ("torch", "torch-tp2", "vllm", "vllm-tp2")
 NOT_TESTED: Final[Mapping[tuple[str, str], str]] = {
     **{("S10.15", kind): _ONE_PROCESS for kind in _LOCAL},
     **{("S10.18", kind): _ONE_BASE for kind in _LOCAL},
-    **{(f"S10.{n}", "torch-tp2"): _SEVERAL_RANKS for n in range(19, 26)},
     **{(f"S12.{n}", kind): _NO_REPLICA for n in range(1, 10) for kind in _LOCAL},
 }
 """(rule, sampler) to the reason why no test holds the rule for that sampler."""

@@ -85,6 +85,8 @@ def updatable(kind: str, roots: Path) -> Iterator[Updatable]:
     options: dict[str, Any] = {"dtype": DTYPE}
     if engine == "torch":
         options |= {"device": "cpu", "slots": 8}
+        if ranks:
+            options["tensor_parallel_size"] = int(ranks)
     else:
         options |= {"slots": 8, "kv_tokens": 32_768}
         args: dict[str, Any] = {"tensor_parallel_size": int(ranks)} if ranks else {}

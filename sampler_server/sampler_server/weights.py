@@ -113,12 +113,6 @@ class WeightUpdates:
 
     async def _update(self, wanted: WeightsUpdate) -> WeightsUpdated:
         previous = self._hub.card.base
-        if not self._hub.info.replaces_weights:
-            raise Unsupported(
-                "weights: this engine does not replace them (tensor_parallel_size above 1 of the "
-                "torch engine); start a new one",
-                "directory",
-            )
         weights = await asyncio.to_thread(self._checked, wanted.directory)
         if weights.digest == previous:
             return WeightsUpdated(previous, previous)

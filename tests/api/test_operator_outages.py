@@ -157,10 +157,8 @@ def test_what_no_watch_can_tell_any_more_is_found(
     uid = deleted.get()["metadata"]["uid"]
 
     def is_served() -> bool:
-        return deleted.has_child("Deployment") and (
-            [each["uid"] for each in deleted.child("Deployment")["metadata"]["ownerReferences"]]
-            == [uid]
-        )
+        owners = deleted.metadata_of("Deployment").get("ownerReferences", ())
+        return [each["uid"] for each in owners] == [uid]
 
     deleted.wait(is_served, "a new one of that name has children of its own")
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ torch = pytest.importorskip("torch")
 
 from tests.processes import is_alive  # noqa: E402
 from tests.proxy import wait_until  # noqa: E402
-from tests.reference import TOLERANCE, log_softmax, reference  # noqa: E402
+from tests.reference import TOLERANCE, Reference, log_softmax, reference  # noqa: E402
 from tests.servers import Server  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import cache_root, tiny_model  # noqa: E402
@@ -28,12 +29,19 @@ from sampler_api.errors import (  # noqa: E402
     AdapterCapacity,
     AdapterInvalid,
     EngineDead,
+    EngineFailed,
     ModelInvalid,
 )
 from sampler_client import RemoteSampler, SamplingParams  # noqa: E402
+from sampler_core.checked_weights import (  # noqa: E402
+    CheckedWeights,
+    base_layout,
+    check_weights,
+)
 from sampler_server import TorchSampler  # noqa: E402
 from sampler_server.engines.base import EngineRequest  # noqa: E402
 from sampler_server.engines.torch.ranks import lead, processes  # noqa: E402
+from sampler_server.engines.torch.ranks.orders import Replace, StageWeights  # noqa: E402
 
 # Two processes import torch and transformers.
 pytestmark = pytest.mark.timeout(120)
@@ -68,12 +76,12 @@ def two() -> Iterator[TorchHarness]:
     assert not any(map(is_alive, pids))
 
 
-def assert_right(requests: list[EngineRequest], found: list[Collected], architecture: Any) -> None:
+def assert_right(requests: list[EngineRequest], found: list[Collected], whole: Reference) -> None:
     """Logprobs are those of plain forward passes of the whole model, with PEFT for adapters."""
     for request, one in zip(requests, found, strict=True):
         assert one.finish == "length"
         ids = [*request.prompt_ids.tolist(), *one.tokens]
-        logits = reference(architecture).logits(ids, request.adapter)
+        logits = whole.logits(ids, request.adapter)
         rows = np.stack([log_softmax(row) for row in logits[:-1]])[-len(one.tokens) :]
         drawn = rows[np.arange(len(rows)), one.tokens]
         assert np.abs(drawn - one.logprobs).max() <= TOLERANCE
@@ -95,7 +103,7 @@ def check_a_mixed_batch(harness: TorchHarness, architecture: Any) -> None:
         for i in range(16)
     ]
     found = harness.run(*requests)
-    assert_right(requests, found, architecture)
+    assert_right(requests, found, reference(architecture))
     # Draws do not depend on what else runs, nor on where the model is.
     alone = ask(prompt_of(10 + 37 * 5, 5), adapter="a1", seed=5, max_tokens=20, ignore_eos=True)
     (again,) = harness.run(alone)
@@ -159,7 +167,54 @@ def test_adapters_are_on_all_ranks_or_on_none(
     engine.load_adapter("rank_64", tiny_adapter("rank_64"))
     names = [None, "a2", "rank_64", "a3"]
     requests = [ask(prompt_of(30, i), adapter=n, ignore_eos=True) for i, n in enumerate(names)]
-    assert_right(requests, shared.run(*requests), "qwen3")
+    assert_right(requests, shared.run(*requests), reference())
+    for name in ("a2", "rank_64", "a3"):
+        engine.unload_adapter(name)
+
+
+def checked(step: int) -> CheckedWeights:
+    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
+
+
+def test_new_weights_serve_on_all_ranks_or_on_none(
+    shared: TorchHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = shared.engine
+    engine.load_adapter("a1", tiny_adapter("a1"))
+
+    def check(whole: Reference) -> None:
+        names = [None, "a1", None, "a1"]
+        requests = [
+            ask(prompt_of(30 + i, i), adapter=name, ignore_eos=True) for i, name in enumerate(names)
+        ]
+        assert_right(requests, shared.run(*requests), whole)
+
+    with monkeypatch.context() as patched:
+        # The other rank finds nothing where it is sent.
+        patched.setattr(lead, "StageWeights", lambda stage, _: StageWeights(stage, "/nowhere"))
+        with pytest.raises(EngineFailed, match="cannot be loaded: rank 1 of 2: "):
+            engine.update_weights(checked(1))
+    check(reference())
+    adapters = {"a1": tiny_adapter("a1")}
+    for step in (1, 2, 0):
+        engine.update_weights(checked(step))
+        assert engine.info.base_digest == checked(step).digest
+        check(Reference(tiny_model(step=step), adapters))
+    engine.unload_adapter("a1")
+
+
+@pytest.mark.slow
+def test_a_rank_that_has_not_the_new_weights_ends_the_engine(
+    two: TorchHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lead, "Replace", lambda stage: Replace(stage + 1))
+    # Whether rank 0 hears of it before it is through is chance.
+    with suppress(EngineDead):
+        two.engine.update_weights(checked(1))
+    two.wait(lambda: 0 in two.found)
+    assert isinstance(two.found[0].error, EngineDead)
+    with pytest.raises(EngineDead, match="rank 1 of 2 failed: KeyError"):
+        two.engine.submit([ask([5, 6, 7])])
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from sampler_api.errors import (
     EngineDead,
     EngineFailed,
     RevisionGone,
-    Unsupported,
     WeightsInvalid,
 )
 from sampler_api.fleet import WeightsUpdate, WeightsUpdated
@@ -32,7 +31,7 @@ from sampler_server.engines.base import EngineRequest, Weights
 from sampler_server.engines.sim import SimEngine, SimSettings
 from sampler_server.engines.sim import base_digest as sim_digest
 from sampler_server.engines.sim.latency import LatencyModel
-from sampler_server.engines.torch import core as torch_core
+from sampler_server.engines.torch import packing
 from sampler_server.engines.torch import weights as torch_weights
 from sampler_server.local import LocalBackend
 
@@ -190,7 +189,7 @@ def test_weights_that_cannot_be_packed_are_right_without(
     def full(model: object) -> int:
         raise MemoryError
 
-    monkeypatch.setattr(torch_core, "pack_linears", full)
+    monkeypatch.setattr(packing, "pack_linears", full)
     engine.engine.update_weights(checked())
     assert_same(engine, fresh[1])
     engine.engine.close()
@@ -485,12 +484,3 @@ def _first(columns: Any, length: int) -> Any:
     kept = copy.deepcopy(columns)
     kept.truncate(length)
     return kept
-
-
-@pytest.mark.timeout(120)  # two processes import torch
-def test_an_engine_of_several_ranks_refuses_before_it_touches_anything() -> None:
-    with TorchSampler(str(tiny_model()), device="cpu", tensor_parallel_size=2) as sampler:
-        with pytest.raises(Unsupported, match="tensor_parallel_size"):
-            sampler.update_weights(tiny_model(step=1), in_flight="abort")
-        (found,) = sampler.sample({"input_ids": prompt_of(9)}, {"max_tokens": 3})
-        assert found.sequences[0].error is None

@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
 from tests.proxy import wait_until  # noqa: E402
-from tests.reference import reference  # noqa: E402
+from tests.reference import Reference, reference  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import tiny_model  # noqa: E402
 
@@ -41,7 +41,7 @@ def opened(ranks: int) -> TorchSampler:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
-def sampler(request: pytest.FixtureRequest) -> Iterator[SamplerBase]:
+def sampler(request: pytest.FixtureRequest) -> Iterator[TorchSampler]:
     with opened(request.param) as made:
         yield made
 
@@ -52,16 +52,29 @@ def test_greedy_tokens_and_logprobs_equal_a_plain_forward_pass(
 ) -> None:
     if adapter:
         sampler.add_adapter_to_model(adapter, str(tiny_adapter(adapter)))
+    assert_plain(sampler, adapter, reference())
+
+
+def assert_plain(sampler: SamplerBase, adapter: str, whole: Reference) -> None:
     params = SamplingParams(max_tokens=12, temperature=0, logprobs=1, ignore_eos=True)
     responses = sampler.sample([{"input_ids": p} for p in PROMPTS], params, adapter)
     for prompt, sequence in zip(PROMPTS, responses.sequences, strict=True):
-        logits = reference().logits([*prompt, *sequence.tokens], adapter or None)
+        logits = whole.logits([*prompt, *sequence.tokens], adapter or None)
         rows = logits[len(prompt) - 1 : -1]
         assert sequence.tokens == rows.argmax(-1).tolist()
         scores = rows - np.logaddexp.reduce(rows, -1, keepdims=True)
         expected = scores[np.arange(len(rows)), sequence.tokens]
         got = [row[0][1] for row in sequence.logprobs or ()]
         assert np.abs(expected - got).max() <= 1e-3
+
+
+def test_new_weights_serve_on_every_device(sampler: TorchSampler) -> None:
+    adapters = {"a1": tiny_adapter("a1")}
+    sampler.add_adapter_to_model("a1", str(adapters["a1"]))
+    for step in (1, 0):
+        sampler.update_weights(tiny_model(step=step))
+        for adapter in ("", "a1"):
+            assert_plain(sampler, adapter, Reference(tiny_model(step=step), adapters))
 
 
 def test_seeded_samples_do_not_depend_on_the_batch(sampler: SamplerBase) -> None:

@@ -80,14 +80,17 @@ class World:
             end.close()
 
     def staging(self) -> "Staging":
-        return Staging(lambda: self.processes.stage([Stage(0, [], LARGE)]))
+        return Staging(self._stage)
+
+    def _stage(self) -> str:
+        return self.processes.finish_stage(self.processes.begin_stage([Stage(0, [], LARGE)]))
 
 
 class Staging:
     """An adapter on its way, in a thread."""
 
-    def __init__(self, stage: Callable[[], int]) -> None:
-        self.found: int | Exception | None = None
+    def __init__(self, stage: Callable[[], str]) -> None:
+        self.found: str | Exception | None = None
         self._stage = stage
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -98,7 +101,8 @@ class Staging:
         except Exception as error:
             self.found = error
 
-    def wait(self) -> int | Exception | None:
+    def wait(self) -> str | Exception | None:
+        """Why it was refused, empty if it was not; or what it raised."""
         self._thread.join(8)
         assert not self._thread.is_alive()
         return self.found
@@ -136,7 +140,7 @@ def test_a_rank_that_reads_an_adapter_slowly_lives(
         return has_message(seconds)
 
     monkeypatch.setattr(world.rank.side, "has_message", look)
-    assert world.staging().wait() == 1
+    assert world.staging().wait() == ""
     assert not world.lost.is_set()
 
 

@@ -112,8 +112,6 @@ class EngineInfo:
     max_lora_rank: int = 0
     is_reproducible: bool = True
     """A seeded continuation draws what the uncut sequence would have drawn."""
-    replaces_weights: bool = True
-    """``update_weights`` is not Unsupported whatever it is given."""
 
 
 @dataclass(frozen=True, slots=True)

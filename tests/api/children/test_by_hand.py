@@ -143,7 +143,7 @@ def test_what_is_deleted_by_hand_comes_back(fleet: LiveFleet) -> None:
     for kind in KINDS:
         fleet.wait(
             lambda kind=kind: (  # type: ignore[misc]
-                fleet.has_child(kind) and fleet.child(kind)["metadata"]["uid"] != before[kind]
+                fleet.metadata_of(kind).get("uid", before[kind]) != before[kind]
             ),
             f"{kind} is there again",
         )
@@ -268,7 +268,7 @@ def test_what_is_added_by_hand_stays_until_the_spec_says_otherwise(
         fleet.client.delete(fleet.child_path(kind), {"propagationPolicy": "Background"})
         fleet.wait(
             lambda kind=kind, before=before: (  # type: ignore[misc]
-                fleet.has_child(kind) and fleet.child(kind)["metadata"]["uid"] != before
+                fleet.metadata_of(kind).get("uid", before) != before
             ),
             f"{kind} is there again",
         )

@@ -121,7 +121,7 @@ def do_all_run(world: Updatable, call: Calls) -> bool:
     return not call.is_over
 
 
-@pytest.mark.rule("S10.20", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.20", "S10.19", only=("engine-torch", "engine-vllm"))
 @pytest.mark.timeout(300)  # the first test starts the sampler
 def test_new_weights_give_what_a_plain_forward_pass_of_them_gives(at_first: Updatable) -> None:
     sampler = at_first.sampler
@@ -148,7 +148,7 @@ def test_new_weights_give_what_a_plain_forward_pass_of_them_gives(at_first: Upda
             assert np.abs(found - expected).max() <= TOLERANCE
 
 
-@pytest.mark.rule("S10.20", "S6.1", only=("torch", "remote-torch"))
+@pytest.mark.rule("S10.20", "S6.1", only=("engine-torch",))
 def test_the_same_seed_draws_the_same_before_and_after(at_first: Updatable) -> None:
     seeded = SamplingParams(temperature=1.0, max_tokens=12, seed=5)
     (before,) = at_first.sampler.sample({"input_ids": IDS[0]}, seeded).sequences
@@ -159,7 +159,7 @@ def test_the_same_seed_draws_the_same_before_and_after(at_first: Updatable) -> N
     assert after.tokens == before.tokens != other.tokens
 
 
-@pytest.mark.rule("S10.20", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.20", only=("engine-torch", "engine-vllm"))
 def test_weights_that_serve_already_change_nothing(at_first: Updatable) -> None:
     call = begun(at_first)
     assert at_first.update(0, in_flight="abort") == digest_of(0)
@@ -169,7 +169,7 @@ def test_weights_that_serve_already_change_nothing(at_first: Updatable) -> None:
         assert [s.ended for s in sequence.segments] == ["finished"]
 
 
-@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.22", "S10.19", only=("engine-torch", "engine-vllm"))
 def test_what_runs_continues_under_the_new_weights_in_a_segment_of_its_own(
     at_first: Updatable,
 ) -> None:
@@ -187,7 +187,7 @@ def test_what_runs_continues_under_the_new_weights_in_a_segment_of_its_own(
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.22", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.22", "S10.19", only=("engine-torch", "engine-vllm"))
 def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     call = begun(at_first, LONGER)
     for step in (1, 2):
@@ -203,7 +203,7 @@ def test_what_runs_continues_over_several_changes(at_first: Updatable) -> None:
     assert len(found) >= 2
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.22", only=("engine-torch", "engine-vllm"))
 def test_what_runs_finishes_under_the_old_weights(at_first: Updatable) -> None:
     call = begun(at_first)
     base = at_first.update(1, in_flight="finish")
@@ -217,7 +217,7 @@ def test_what_runs_finishes_under_the_old_weights(at_first: Updatable) -> None:
     assert after.revision.base == base
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.22", only=("engine-torch", "engine-vllm"))
 def test_what_runs_is_aborted_with_what_it_has(at_first: Updatable) -> None:
     call = begun(at_first, LONGER, on_error="return")
     at_first.update(1, in_flight="abort")
@@ -236,7 +236,7 @@ def test_what_runs_is_aborted_with_what_it_has(at_first: Updatable) -> None:
         assert_of_its_base(ids, again)
 
 
-@pytest.mark.rule("S10.24", "S10.19", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.24", "S10.19", only=("engine-torch", "engine-vllm"))
 def test_adapters_stay_and_are_applied_to_the_new_base(at_first: Updatable) -> None:
     sampler = at_first.sampler
     revision = sampler.add_adapter_to_model("policy", tiny_adapter("a1"))
@@ -286,7 +286,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 """Others are in tests/unit/test_checked_weights.py: the check is one for all."""
 
 
-@pytest.mark.rule("S10.21", "S10.23", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.21", "S10.23", only=("engine-torch", "engine-vllm"))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_directory_is_refused_and_the_old_weights_go_on(
     at_first: Updatable, fault: str, tmp_path: Path
@@ -303,7 +303,7 @@ def test_a_damaged_directory_is_refused_and_the_old_weights_go_on(
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.21", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.21", only=("engine-torch", "engine-vllm"))
 @pytest.mark.parametrize(
     ("how", "field"),
     [
@@ -319,7 +319,7 @@ def test_a_wrong_argument_is_named(at_first: Updatable, how: dict[str, Any], fie
     assert at_first.base == digest_of(0)
 
 
-@pytest.mark.rule("S10.22", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.22", only=("engine-torch", "engine-vllm"))
 def test_the_wait_for_what_runs_can_be_bounded(at_first: Updatable) -> None:
     call = begun(at_first, LONGER)
     with pytest.raises(SamplerError) as caught:
@@ -332,7 +332,7 @@ def test_the_wait_for_what_runs_can_be_bounded(at_first: Updatable) -> None:
         assert_of_its_base(ids, sequence)
 
 
-@pytest.mark.rule("S10.25", "S10.22", only=("torch", "remote-torch", "engine-vllm"))
+@pytest.mark.rule("S10.25", "S10.22", only=("engine-torch", "engine-vllm"))
 def test_a_stream_goes_on_over_changes(at_first: Updatable) -> None:
     inputs = [{"input_ids": IDS[i % 4], "number": i} for i in range(32)]
     params = SamplingParams(temperature=0, max_tokens=60, logprobs=1, ignore_eos=True)

@@ -28,12 +28,12 @@ from .lora import LoraWeights
 from .memory import KVMemory, SlabStore
 from .model import load_model
 from .options import TorchOptions
-from .packing import copy_unpacked, pack_linears, unpack_linears
+from .packing import copy_unpacked, pack_again, pack_linears, unpack_linears
 from .ranks.lead import Ranks
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
 from .sequence import Sequence
-from .weights import NewWeights, put_weights, read_weights
+from .weights import NewWeights
 
 __all__ = ["TorchCore"]
 
@@ -104,7 +104,6 @@ class TorchCore:
             max_logprobs=MAX_LOGPROBS,
             max_adapters=options.max_adapters,
             max_lora_rank=options.max_lora_rank,
-            replaces_weights=options.tensor_parallel_size == 1,
         )
 
     @property
@@ -160,7 +159,7 @@ class TorchCore:
 
     def read_weights(self, weights: Weights) -> NewWeights:
         """Load new base weights beside the model; safe on any thread."""
-        return read_weights(self._options, self._model, weights)
+        return self._model.read_weights(self._options, weights)
 
     def replace_weights(self, new: NewWeights) -> None:
         """Put new base weights in place, between two steps: all of them or, when it raises, none.
@@ -168,25 +167,17 @@ class TorchCore:
         Raises EngineFailed; EngineDead when it is a mixture, of which nothing may be served.
         """
         if self._sequences:
+            self._model.forget_weights(new)
             raise EngineFailed(f"{len(self._sequences)} sequences run on the old weights")
-        model = self._model.model
-        unpack_linears(model)
+        unpack_linears(self._model.model)
         try:
-            put_weights(model, new.tensors)
+            self._model.put_weights(new)
         except (RuntimeError, MemoryError) as error:
             raise EngineFailed(f"the weights could not be put in place: {error}") from error
         finally:
-            self._pack()
+            if self._is_packed:
+                pack_again(self._model.model)
         self.info = replace(self.info, base_digest=new.digest)
-
-    def _pack(self) -> None:
-        if self._is_packed:
-            try:
-                pack_linears(self._model.model)
-            except (RuntimeError, MemoryError):
-                # As right without, and slower.
-                _log.exception("the weights could not be packed")
-                unpack_linears(self._model.model)
 
     def step(self) -> None:
         """One step of all sequences that run."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sampler_api.errors import EngineDead, Unsupported
+from sampler_api.errors import EngineDead
 
 from ..base import Delta, EngineInfo, EngineProgress, EngineRequest, Sink, Weights
 from .core import TorchCore
@@ -110,8 +110,6 @@ class TorchEngine:
 
     def update_weights(self, weights: Weights) -> None:
         """Load beside what serves, on the caller's thread; the engine's thread only exchanges."""
-        if self._ranks is not None:
-            raise Unsupported("weights: engines of several ranks do not replace theirs yet")
         new = self._started().read_weights(weights)
         self._ask(lambda core: core.replace_weights(new))
 

@@ -7,7 +7,7 @@ pass where it does not.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from sampler_api.errors import ModelInvalid
 
+from ..base import Weights
 from . import attention
 from .layout import Layout
 from .options import DTypeName, TorchOptions
 from .shape import KVShape
+from .weights import NewWeights, Sharder, put_weights, read_weights
 
-__all__ = ["ServedModel", "Sharder", "load_model"]
-
-Sharder = Callable[[Any, torch.device], int]
-"""Leaves one rank's part of a model, on its device; says how many key heads a layer has left."""
+__all__ = ["ServedModel", "load_model"]
 
 _SERVED_LAYERS: Final = {"full_attention", "sliding_attention"}
 # These change the angles of all tokens of a batch when one sequence is long.
@@ -85,6 +84,19 @@ class ServedModel:
             tokens = torch.tensor([list(ids)], device=self.device)
             logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits[0]
         return logits.float().log_softmax(-1)
+
+    def read_weights(self, options: TorchOptions, weights: Weights) -> NewWeights:
+        """Load new weights beside those that serve; on any thread. Raises WeightsInvalid,
+        EngineFailed."""
+        return read_weights(options, self.model, self.device, weights)
+
+    def put_weights(self, new: NewWeights) -> None:
+        """Serve weights that were read: all of them or, when it raises, none. Raises EngineDead
+        when it is a mixture."""
+        put_weights(self.model, new.tensors)
+
+    def forget_weights(self, new: NewWeights) -> None:
+        """They will not be put."""
 
 
 def load_model(options: TorchOptions, shard: Sharder | None = None) -> ServedModel:

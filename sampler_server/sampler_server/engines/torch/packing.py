@@ -7,13 +7,16 @@ The packed copy costs the memory of the weights a second time; weights that were
 are not read any more and leave memory. The others are copied out of it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copy_unpacked", "pack_linears", "unpack_linears"]
+__all__ = ["copy_unpacked", "pack_again", "pack_linears", "unpack_linears"]
+
+log = logging.getLogger(__name__)
 
 _ROWS_HINT: Final = 64
 """Rows that the packed layout is chosen for. Others are right too, and fast from 2 to 512."""
@@ -49,6 +52,16 @@ def unpack_linears(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             vars(module).pop("forward", None)
+
+
+def pack_again(model: nn.Module) -> None:
+    """Pack new weights of a model that serves; leaves them as they are where that fails."""
+    try:
+        pack_linears(model)
+    except (RuntimeError, MemoryError):
+        # As right without, and slower.
+        log.exception("the weights could not be packed")
+        unpack_linears(model)
 
 
 def copy_unpacked(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ which the host keeps a copy until the last one is in place.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,19 @@ from sampler_api.errors import EngineDead, EngineFailed, WeightsInvalid
 from sampler_core.base_files import forward_config
 
 from ..base import Weights
-from .model import ServedModel
 from .options import TorchOptions
 
-__all__ = ["NewWeights", "put_weights", "read_weights"]
+__all__ = ["NewWeights", "Sharder", "load_weights", "put_weights", "read_weights"]
 
 _log = logging.getLogger(__name__)
+
+Sharder = Callable[[Any, torch.device], int]
+"""Leaves one rank's part of a model, on its device; says how many key heads a layer has left."""
 
 _FIELD = "directory"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NewWeights:
     """Tensors by their names in the model's state, on its device or in the host's memory."""
 
@@ -37,21 +39,45 @@ class NewWeights:
     digest: str
 
 
-def read_weights(options: TorchOptions, served: ServedModel, weights: Weights) -> NewWeights:
-    """Load a checked directory and compare it with the model; on any thread.
+def read_weights(
+    options: TorchOptions,
+    model: Any,
+    device: torch.device,
+    weights: Weights,
+    shard: Sharder | None = None,
+) -> NewWeights:
+    """Load a checked directory as ``load_weights`` does, and see that it has not changed meanwhile.
+
+    Raises WeightsInvalid, and EngineFailed when there is no memory.
+    """
+    tensors = load_weights(options, model, device, weights.directory, shard)
+    # Not before it was copied: until then its tensors may be views of the files.
+    weights.check_unchanged()
+    return NewWeights(tensors, weights.digest)
+
+
+def load_weights(
+    options: TorchOptions,
+    model: Any,
+    device: torch.device,
+    directory: Path,
+    shard: Sharder | None = None,
+) -> dict[str, Tensor]:
+    """Load a directory and compare it with the model, or with the part of it that ``shard`` leaves;
+    on any thread.
 
     Raises WeightsInvalid, and EngineFailed when there is no memory.
     """
     try:
-        fresh = _load(options, served.model, weights.directory)
-        tensors = _placed(fresh.state_dict(), served.device)
+        fresh = _load(options, model, directory)
+        if shard is not None:
+            shard(fresh, torch.device("cpu"))
+        tensors = _placed(fresh.state_dict(), device)
     except (MemoryError, RuntimeError, OSError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineFailed(f"{weights.directory}: cannot be loaded: {line}") from error
-    _compare(weights.directory, served.model.state_dict(), tensors)
-    # Not before it was copied: until then its tensors may be views of the files.
-    weights.check_unchanged()
-    return NewWeights(tensors, weights.digest)
+        raise EngineFailed(f"{directory}: cannot be loaded: {line}") from error
+    _compare(directory, model.state_dict(), tensors)
+    return tensors
 
 
 def put_weights(model: nn.Module, new: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from .orders import Channel, Discard, Load, Ping, Pong, Refused, Stage, Staged
+from .orders import Channel, Discard, Load, Ping, Pong, Refused, Stage, Staged, StageWeights
 from .processes import error_of
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ class _Side:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.follower: Follower | None = None
-        self._work: SimpleQueue[Stage | Discard] = SimpleQueue()
+        self._work: SimpleQueue[Stage | StageWeights | Discard] = SimpleQueue()
 
     def start(self) -> None:
-        """Two threads: one that always answers, and one that takes adapters in, which may last."""
-        for name, run in (("side", self._run), ("adapters", self._take_in)):
+        """Two threads: one that always answers, and one that takes adapters and weights in, which
+        may last."""
+        for name, run in (("side", self._run), ("stages", self._take_in)):
             threading.Thread(target=run, name=name, daemon=True).start()
 
     def _run(self) -> None:
@@ -44,7 +45,7 @@ class _Side:
                 match self.channel.receive():
                     case Ping():
                         self.channel.send(Pong())
-                    case Stage() | Discard() as work:
+                    case Stage() | StageWeights() | Discard() as work:
                         self._work.put(work)
         except OSError:
             # Rank 0 has gone; the main thread may wait for it in the middle of a step.
@@ -59,11 +60,14 @@ class _Side:
                 if isinstance(work, Discard):
                     self.follower.discard(work.stage)
                     continue
-                self.follower.stage(work)
+                if isinstance(work, Stage):
+                    self.follower.stage(work)
+                else:
+                    self.follower.stage_weights(work)
                 answer: Staged | Refused = Staged(work.stage)
             except Exception as error:
                 # Whatever it is, rank 0's caller gets it; most likely a device that is full.
-                log.exception("an adapter could not be taken in")
+                log.exception("what was to be staged could not be taken in")
                 answer = Refused(work.stage, error_of(error).message)
             try:
                 self.channel.send(answer)

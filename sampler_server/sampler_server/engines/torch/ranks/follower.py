@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as tensors_of
-from torch import nn
+from torch import Tensor, nn
 
 from ..adapters import Adapters
 from ..layout import Chunk, arrange
@@ -16,7 +16,8 @@ from ..lora import LoraWeights
 from ..memory import KVRow
 from ..model import load_model
 from ..options import TorchOptions
-from ..packing import copy_unpacked, pack_linears
+from ..packing import copy_unpacked, pack_again, pack_linears, unpack_linears
+from ..weights import load_weights, put_weights
 from .group import Group
 from .moves import Replica
 from .orders import (
@@ -29,8 +30,10 @@ from .orders import (
     Order,
     Plain,
     Ready,
+    Replace,
     Serve,
     Stage,
+    StageWeights,
     Step,
     Stop,
     TakeOver,
@@ -50,21 +53,21 @@ class Follower:
             torch.set_num_threads(load.threads)
         self._group = Group(load.rank, load.ranks)
         self._meeting = Path(load.meeting)
-        options = TorchOptions(
+        self._options = TorchOptions(
             load.model,
             device=load.device,
             dtype=load.dtype,  # type: ignore[arg-type]
             trust_remote_code=load.trust_remote_code,
         )
-        self._model = load_model(
-            options, lambda model, device: shard(model, device, self._group)[0]
-        )
+        self._model = load_model(self._options, self._shard)
         if load.device.startswith("cuda"):
             torch.cuda.set_device(load.device)
         self._slabs: Replica | None = None
         self._adapters: Adapters | None = None
         self._takes_adapters = threading.Event()
         self._stages: dict[int, dict[str, LoraWeights]] = {}
+        self._weights: dict[int, dict[str, Tensor]] = {}
+        self._is_packed = False
 
     def run(self, orders: Channel, answers: Channel) -> None:
         """Follow until the order to stop. Raises ConnectionError too."""
@@ -93,9 +96,20 @@ class Follower:
         self._held().place(weights)
         self._stages[stage.stage] = weights
 
+    def stage_weights(self, stage: StageWeights) -> None:
+        """Load a part of new base weights beside those that serve."""
+        model, directory = self._model, Path(stage.directory)
+        self._weights[stage.stage] = load_weights(
+            self._options, model.model, model.device, directory, self._shard
+        )
+
     def discard(self, stage: int) -> None:
-        """Forget a staged adapter."""
+        """Forget what was staged."""
         self._stages.pop(stage, None)
+        self._weights.pop(stage, None)
+
+    def _shard(self, model: Any, device: torch.device) -> int:
+        return shard(model, device, self._group)[0]
 
     def _follow(self, order: Order) -> None:
         match order:
@@ -115,6 +129,7 @@ class Follower:
                     self._model.model, max_adapters, max_lora_rank, nn.Module()
                 )
                 if self._model.device.type == "cpu":
+                    self._is_packed = pack_weights
                     if pack_weights:
                         pack_linears(self._model.model)
                     copy_unpacked(self._model.model)
@@ -126,6 +141,16 @@ class Follower:
                     raise RuntimeError(f"adapter {digest} has another number than on rank 0")
             case Drop(digest):
                 self._held().drop(digest)
+            case Replace(stage):
+                self._replace(self._weights.pop(stage))
+
+    def _replace(self, tensors: dict[str, Tensor]) -> None:
+        model = self._model.model
+        unpack_linears(model)
+        # What fails here ends this rank, and with it the engine: no two ranks serve two bases.
+        put_weights(model, tensors)
+        if self._is_packed:
+            pack_again(model)
 
     def _held(self) -> Adapters:
         assert self._adapters is not None

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sampler_api.errors import EngineDead, ModelInvalid
+from sampler_api.errors import (
+    AdapterInvalid,
+    EngineDead,
+    EngineFailed,
+    ModelInvalid,
+    WeightsInvalid,
+)
 
 from ....scratch import ScratchFolder
+from ...base import Weights
 from ..adapters import Adapters, weightless
 from ..layout import Layout
 from ..lora import LoraWeights
@@ -27,6 +34,7 @@ from ..memory import SlabStore
 from ..model import ServedModel, load_model
 from ..options import TorchOptions
 from ..shape import KVShape
+from ..weights import NewWeights, read_weights
 from .group import Group
 from .moves import NotedStore
 from .orders import (
@@ -38,8 +46,10 @@ from .orders import (
     Meet,
     Move,
     Plain,
+    Replace,
     Serve,
     Stage,
+    StageWeights,
     Step,
     TakeOver,
 )
@@ -111,7 +121,7 @@ class Ranks:
         self.processes.wait_ready()
         self.processes.order(Meet())
         self._group.connect(served.device, self._meeting)
-        self._model = _LeadModel(served, self.processes, self._take_moves)
+        self._model = _LeadModel(served, self.processes, self._take_moves, self._group)
         return self._model
 
     def make_store(self, shape: KVShape, budget: int, slab_tokens: int) -> SlabStore:
@@ -137,15 +147,27 @@ class Ranks:
         return found
 
 
+@dataclass(frozen=True)
+class _NewWeights(NewWeights):
+    """Rank 0's part of new base weights whose other parts are staged on the other ranks."""
+
+    stage: int
+
+
 class _LeadModel(ServedModel):
     """Every call of it is one of all ranks."""
 
     def __init__(
-        self, part: ServedModel, processes: Processes, moves: Callable[[], list[Move]]
+        self,
+        part: ServedModel,
+        processes: Processes,
+        moves: Callable[[], list[Move]],
+        group: Group,
     ) -> None:
         super().__init__(part.model, part.device, part.shape.heads)
         self._processes = processes
         self._moves = moves
+        self._group = group
         self.is_serving = False
         """The model has been proved."""
 
@@ -174,6 +196,35 @@ class _LeadModel(ServedModel):
         self._processes.order(Plain(tokens))
         with self._together():
             return super().plain_logprobs(tokens)
+
+    def read_weights(self, options: TorchOptions, weights: Weights) -> NewWeights:
+        processes, directory = self._processes, str(weights.directory)
+        stage = processes.begin_stage(
+            [StageWeights(0, directory) for _ in range(1, processes.size)]
+        )
+        try:
+            own = read_weights(
+                options, self.model, self.device, weights, lambda m, d: shard(m, d, self._group)[0]
+            )
+            refused = processes.finish_stage(stage)
+            if refused:
+                raise EngineFailed(f"{directory}: cannot be loaded: {refused}")
+            # The others may have read later than this one.
+            weights.check_unchanged()
+        except (WeightsInvalid, EngineFailed):
+            processes.discard(stage)
+            raise
+        return _NewWeights(own.tensors, own.digest, stage)
+
+    def put_weights(self, new: NewWeights) -> None:
+        assert isinstance(new, _NewWeights)
+        self._processes.order(Replace(new.stage))
+        with self._together():
+            super().put_weights(new)
+
+    def forget_weights(self, new: NewWeights) -> None:
+        assert isinstance(new, _NewWeights)
+        self._processes.discard(new.stage)
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -217,7 +268,10 @@ class _LeadAdapters(Adapters):
         parts = [self._stage(whole, rank) for rank in range(1, self._processes.size)]
         own = _Weights(self._parts(whole, 0))
         self.place(own)
-        own.stage = self._processes.stage(parts)
+        own.stage = self._processes.begin_stage(parts)
+        refused = self._processes.finish_stage(own.stage)
+        if refused:
+            raise AdapterInvalid(refused)
         return own
 
     def hold(self, digest: str, weights: dict[str, LoraWeights]) -> None:

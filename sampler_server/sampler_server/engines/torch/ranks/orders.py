@@ -30,8 +30,10 @@ __all__ = [
     "Pong",
     "Ready",
     "Refused",
+    "Replace",
     "Serve",
     "Stage",
+    "StageWeights",
     "Staged",
     "Step",
     "Stop",
@@ -117,11 +119,17 @@ class Drop(msgspec.Struct, tag=True):
     digest: str
 
 
+class Replace(msgspec.Struct, tag=True):
+    """Put staged base weights in the place of those that serve; nothing runs."""
+
+    stage: int
+
+
 class Stop(msgspec.Struct, tag=True):
     """End."""
 
 
-Order = Load | Meet | Begin | Plain | TakeOver | Serve | Step | Hold | Drop | Stop
+Order = Load | Meet | Begin | Plain | TakeOver | Serve | Step | Hold | Drop | Replace | Stop
 
 
 class Layer(msgspec.Struct, array_like=True):
@@ -143,8 +151,15 @@ class Stage(msgspec.Struct, tag=True):
     tensors: bytes
 
 
+class StageWeights(msgspec.Struct, tag=True):
+    """Load this rank's part of the base weights in a directory; answered as ``Stage`` is."""
+
+    stage: int
+    directory: str
+
+
 class Discard(msgspec.Struct, tag=True):
-    """Forget a staged adapter."""
+    """Forget what was staged."""
 
     stage: int
 
@@ -153,7 +168,7 @@ class Ping(msgspec.Struct, tag=True):
     """Answer with ``Pong``."""
 
 
-Request = Stage | Discard | Ping
+Request = Stage | StageWeights | Discard | Ping
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -161,13 +176,13 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Staged(msgspec.Struct, tag=True):
-    """A staged adapter is on the device."""
+    """What was to be staged is on the device, or waits in memory for it."""
 
     stage: int
 
 
 class Refused(msgspec.Struct, tag=True):
-    """An adapter could not be taken in: why."""
+    """It could not be staged: why."""
 
     stage: int
     message: str

@@ -14,12 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sampler_api.errors import (
-    AdapterInvalid,
-    EngineDead,
-    ModelInvalid,
-    SamplerError,
-)
+from sampler_api.errors import EngineDead, ModelInvalid, SamplerError
 
 from .orders import (
     Channel,
@@ -32,6 +27,7 @@ from .orders import (
     Refused,
     Stage,
     Staged,
+    StageWeights,
     Stop,
 )
 
@@ -147,11 +143,9 @@ class Processes:
         except OSError as error:
             raise EngineDead(self.why(error)) from error
 
-    def stage(self, parts: Sequence[Stage]) -> int:
-        """Give each rank its part of an adapter; the number of the stage, once all have it.
-
-        Raises AdapterInvalid, and nobody has it; EngineDead.
-        """
+    def begin_stage(self, parts: Sequence[Stage | StageWeights]) -> int:
+        """Give each rank its part of something to take in; the number of the stage, for
+        ``finish_stage`` or ``discard``. Raises EngineDead."""
         with self._changed:
             self._last_stage += 1
             number = self._last_stage
@@ -162,25 +156,33 @@ class Processes:
                 rank.side.send(part)
         except OSError as error:
             raise EngineDead(self.why(error)) from error
+        return number
+
+    def finish_stage(self, stage: int) -> str:
+        """Wait until all ranks have their parts. Not empty: why one has not; then nobody has.
+
+        Raises EngineDead.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._has_ended
-                    or number in self._refused
-                    or self._staged[number] == len(self._ranks)
+                    or stage in self._refused
+                    or self._staged[stage] == len(self._ranks)
                 )
             )
-            del self._staged[number]
             if self._has_ended:
                 raise EngineDead(self._reason or _CLOSED)
-            refused = self._refused.pop(number, None)
-        if refused is not None:
-            self.discard(number)
-            raise AdapterInvalid(refused)
-        return number
+            refused = self._refused.get(stage, "")
+        if refused:
+            self.discard(stage)
+        return refused
 
     def discard(self, stage: int) -> None:
-        """Forget a staged adapter everywhere."""
+        """Forget a stage everywhere, also one that is not finished. Raises EngineDead."""
+        with self._changed:
+            self._staged.pop(stage, None)
+            self._refused.pop(stage, None)
         try:
             for rank in self._ranks:
                 rank.side.send(Discard(stage))

@@ -17,8 +17,9 @@ from sampler_api.errors import error_from_wire
 from sampler_api.names import WEIGHTS_PATH
 from sampler_core.base import SamplerBase
 from sampler_core.bases import base_digest
+from sampler_core.checked_weights import CheckedWeights, base_layout, check_weights
 
-__all__ = ["Updatable", "ask_for", "digest_of", "updatable"]
+__all__ = ["Updatable", "ask_for", "checked", "digest_of", "updatable"]
 
 _SECONDS: Final = 120
 """Running sequences may be waited for."""
@@ -125,6 +126,11 @@ def updatable(kind: str, roots: Path) -> Iterator[Updatable]:
         RemoteSampler(server.url) as sampler,
     ):
         yield Updatable(sampler, server)
+
+
+def checked(step: int = 1) -> CheckedWeights:
+    """A step of the tiny model, checked against the first."""
+    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
 
 
 def digest_of(step: int) -> str:

@@ -24,6 +24,7 @@ from tests.servers import Server  # noqa: E402
 from tests.tiny_adapters import tiny_adapter  # noqa: E402
 from tests.tiny_models import cache_root, tiny_model  # noqa: E402
 from tests.torch_harness import Collected, TorchHarness, ask, prompt_of  # noqa: E402
+from tests.updatable import checked  # noqa: E402
 
 from sampler_api.errors import (  # noqa: E402
     AdapterCapacity,
@@ -33,11 +34,6 @@ from sampler_api.errors import (  # noqa: E402
     ModelInvalid,
 )
 from sampler_client import RemoteSampler, SamplingParams  # noqa: E402
-from sampler_core.checked_weights import (  # noqa: E402
-    CheckedWeights,
-    base_layout,
-    check_weights,
-)
 from sampler_server import TorchSampler  # noqa: E402
 from sampler_server.engines.base import EngineRequest  # noqa: E402
 from sampler_server.engines.torch.ranks import lead, processes  # noqa: E402
@@ -170,10 +166,6 @@ def test_adapters_are_on_all_ranks_or_on_none(
     assert_right(requests, shared.run(*requests), reference())
     for name in ("a2", "rank_64", "a3"):
         engine.unload_adapter(name)
-
-
-def checked(step: int) -> CheckedWeights:
-    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
 
 
 def test_new_weights_serve_on_all_ranks_or_on_none(

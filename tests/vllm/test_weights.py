@@ -10,12 +10,13 @@ from tests.reference import Reference, log_softmax
 from tests.tiny_adapters import tiny_adapter
 from tests.tiny_models import tiny_model
 from tests.torch_harness import ask, prompt_of
+from tests.updatable import checked
 from tests.vllm_harness import IS_CPU, TOLERANCE, VllmHarness
 
 from sampler_api.errors import EngineDead, Unsupported
 from sampler_core.adapters import snapshot_adapter
 from sampler_core.bases import base_digest
-from sampler_core.checked_weights import CheckedWeights, base_layout, check_weights
+from sampler_core.checked_weights import CheckedWeights
 from sampler_server.engines.base import EngineRequest
 
 SHARED = prompt_of(400, 9)
@@ -29,10 +30,6 @@ KINDS = ("a1", "a2")
 @cache
 def digest(kind: str) -> str:
     return snapshot_adapter(tiny_adapter(kind)).digest
-
-
-def checked(step: int) -> CheckedWeights:
-    return check_weights(tiny_model(step=step), base_layout(tiny_model()))
 
 
 def requests(adapters: list[str]) -> list[EngineRequest]:

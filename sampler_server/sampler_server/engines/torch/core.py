@@ -28,7 +28,7 @@ from .lora import LoraWeights
 from .memory import KVMemory, SlabStore
 from .model import load_model
 from .options import TorchOptions
-from .packing import copy_unpacked, pack_again, pack_linears, unpack_linears
+from .packing import copy_unpacked, pack_linears, unpack_linears
 from .ranks.lead import Ranks
 from .scheduler import Scheduler, Share
 from .scores import PromptScorer
@@ -169,14 +169,10 @@ class TorchCore:
         if self._sequences:
             self._model.forget_weights(new)
             raise EngineFailed(f"{len(self._sequences)} sequences run on the old weights")
-        unpack_linears(self._model.model)
         try:
-            self._model.put_weights(new)
+            self._model.put_weights(new, is_packed=self._is_packed)
         except (RuntimeError, MemoryError) as error:
             raise EngineFailed(f"the weights could not be put in place: {error}") from error
-        finally:
-            if self._is_packed:
-                pack_again(self._model.model)
         self.info = replace(self.info, base_digest=new.digest)
 
     def step(self) -> None:

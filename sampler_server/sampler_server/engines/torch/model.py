@@ -90,10 +90,10 @@ class ServedModel:
         EngineFailed."""
         return read_weights(options, self.model, self.device, weights)
 
-    def put_weights(self, new: NewWeights) -> None:
+    def put_weights(self, new: NewWeights, *, is_packed: bool) -> None:
         """Serve weights that were read: all of them or, when it raises, none. Raises EngineDead
         when it is a mixture."""
-        put_weights(self.model, new.tensors)
+        put_weights(self.model, new.tensors, is_packed=is_packed)
 
     def forget_weights(self, new: NewWeights) -> None:
         """They will not be put."""

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sampler_api.errors import EngineDead, EngineFailed, WeightsInvalid
+from sampler_api.errors import EngineDead, EngineFailed, ModelInvalid, WeightsInvalid
 from sampler_core.base_files import forward_config
 
 from ..base import Weights
 from .options import TorchOptions
+from .packing import pack_again, unpack_linears
 
 __all__ = ["NewWeights", "Sharder", "load_weights", "put_weights", "read_weights"]
 
@@ -73,6 +74,9 @@ def load_weights(
         if shard is not None:
             shard(fresh, torch.device("cpu"))
         tensors = _placed(fresh.state_dict(), device)
+    except ModelInvalid as error:
+        # A file has gone since it was checked, or the model cannot be split.
+        raise WeightsInvalid(error.message, _FIELD) from error
     except (MemoryError, RuntimeError, OSError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineFailed(f"{directory}: cannot be loaded: {line}") from error
@@ -80,11 +84,21 @@ def load_weights(
     return tensors
 
 
-def put_weights(model: nn.Module, new: Mapping[str, Tensor]) -> None:
-    """Give a model the tensors; either all of them or, when this raises, none.
+def put_weights(model: nn.Module, new: Mapping[str, Tensor], *, is_packed: bool) -> None:
+    """Give a model the tensors; either all of them or, when this raises, none. ``is_packed``: its
+    products were packed, and are again.
 
     Raises EngineDead when the old ones could not be put back.
     """
+    unpack_linears(model)
+    try:
+        _exchange(model, new)
+    finally:
+        if is_packed:
+            pack_again(model)
+
+
+def _exchange(model: nn.Module, new: Mapping[str, Tensor]) -> None:
     places = model.state_dict(keep_vars=True)
     undo: list[tuple[Tensor, Tensor]] = []
     try:

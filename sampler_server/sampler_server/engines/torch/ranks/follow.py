@@ -57,13 +57,14 @@ class _Side:
             # Rank 0 asks for nothing before this rank was ready.
             assert self.follower is not None
             try:
-                if isinstance(work, Discard):
-                    self.follower.discard(work.stage)
-                    continue
-                if isinstance(work, Stage):
-                    self.follower.stage(work)
-                else:
-                    self.follower.stage_weights(work)
+                match work:
+                    case Discard(stage):
+                        self.follower.discard(stage)
+                        continue
+                    case Stage():
+                        self.follower.stage(work)
+                    case StageWeights():
+                        self.follower.stage_weights(work)
                 answer: Staged | Refused = Staged(work.stage)
             except Exception as error:
                 # Whatever it is, rank 0's caller gets it; most likely a device that is full.

@@ -16,7 +16,7 @@ from ..lora import LoraWeights
 from ..memory import KVRow
 from ..model import load_model
 from ..options import TorchOptions
-from ..packing import copy_unpacked, pack_again, pack_linears, unpack_linears
+from ..packing import copy_unpacked, pack_linears
 from ..weights import load_weights, put_weights
 from .group import Group
 from .moves import Replica
@@ -38,7 +38,7 @@ from .orders import (
     Stop,
     TakeOver,
 )
-from .shard import shard
+from .shard import sharder
 
 __all__ = ["Follower"]
 
@@ -59,6 +59,7 @@ class Follower:
             dtype=load.dtype,  # type: ignore[arg-type]
             trust_remote_code=load.trust_remote_code,
         )
+        self._shard = sharder(self._group)
         self._model = load_model(self._options, self._shard)
         if load.device.startswith("cuda"):
             torch.cuda.set_device(load.device)
@@ -108,9 +109,6 @@ class Follower:
         self._stages.pop(stage, None)
         self._weights.pop(stage, None)
 
-    def _shard(self, model: Any, device: torch.device) -> int:
-        return shard(model, device, self._group)[0]
-
     def _follow(self, order: Order) -> None:
         match order:
             case Step():
@@ -142,15 +140,9 @@ class Follower:
             case Drop(digest):
                 self._held().drop(digest)
             case Replace(stage):
-                self._replace(self._weights.pop(stage))
-
-    def _replace(self, tensors: dict[str, Tensor]) -> None:
-        model = self._model.model
-        unpack_linears(model)
-        # What fails here ends this rank, and with it the engine: no two ranks serve two bases.
-        put_weights(model, tensors)
-        if self._is_packed:
-            pack_again(model)
+                # What fails here ends this rank, and with it the engine: never two bases on two.
+                new = self._weights.pop(stage)
+                put_weights(self._model.model, new, is_packed=self._is_packed)
 
     def _held(self) -> Adapters:
         assert self._adapters is not None

@@ -22,7 +22,6 @@ from sampler_api.errors import (
     EngineDead,
     EngineFailed,
     ModelInvalid,
-    WeightsInvalid,
 )
 
 from ....scratch import ScratchFolder
@@ -55,7 +54,7 @@ from .orders import (
 )
 from .plan import Cut, check_config, refusal
 from .processes import Processes
-from .shard import lora_part, shard
+from .shard import lora_part, shard, sharder
 
 __all__ = ["Ranks", "start_ranks"]
 
@@ -203,24 +202,24 @@ class _LeadModel(ServedModel):
             [StageWeights(0, directory) for _ in range(1, processes.size)]
         )
         try:
-            own = read_weights(
-                options, self.model, self.device, weights, lambda m, d: shard(m, d, self._group)[0]
-            )
+            own = read_weights(options, self.model, self.device, weights, sharder(self._group))
             refused = processes.finish_stage(stage)
             if refused:
                 raise EngineFailed(f"{directory}: cannot be loaded: {refused}")
             # The others may have read later than this one.
             weights.check_unchanged()
-        except (WeightsInvalid, EngineFailed):
+        except EngineDead:
+            raise
+        except Exception:
             processes.discard(stage)
             raise
         return _NewWeights(own.tensors, own.digest, stage)
 
-    def put_weights(self, new: NewWeights) -> None:
+    def put_weights(self, new: NewWeights, *, is_packed: bool) -> None:
         assert isinstance(new, _NewWeights)
         self._processes.order(Replace(new.stage))
         with self._together():
-            super().put_weights(new)
+            super().put_weights(new, is_packed=is_packed)
 
     def forget_weights(self, new: NewWeights) -> None:
         assert isinstance(new, _NewWeights)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..lora import LoraWeights
+from ..weights import Sharder
 from .group import Group
 from .plan import Cut, Style, cut_of, refusal, splits_heads, style_of
 
-__all__ = ["lora_part", "shard"]
+__all__ = ["lora_part", "shard", "sharder"]
 
 _BIAS: Final = "bias_of_sum"
 
@@ -52,6 +53,11 @@ def shard(model: Any, device: torch.device, group: Group) -> tuple[int, dict[str
         if hasattr(module, "num_key_value_groups"):
             module.num_key_value_groups = config.num_attention_heads // ranks // left
     return left, cuts
+
+
+def sharder(group: Group) -> Sharder:
+    """What leaves the part of a rank of this group."""
+    return lambda model, device: shard(model, device, group)[0]
 
 
 def lora_part(weights: LoraWeights, cut: Cut | None, rank: int) -> LoraWeights:

@@ -1,5 +1,9 @@
 """What a vLLM engine decides and says without vLLM: versions, errors in one line, intervals."""
 
+import json
+import logging
+import logging.config
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ from typing import Any
 import pytest
 
 from sampler_api.errors import Unsupported
-from sampler_server.engines.vllm.environment import vllm_environment
+from sampler_server.engines.vllm.environment import ERRORS_FILE, vllm_environment
 from sampler_server.engines.vllm.intervals import output_interval
 from sampler_server.engines.vllm.options import VllmOptions
 from sampler_server.engines.vllm.reasons import one_line, root_cause
@@ -139,3 +143,25 @@ def test_arguments_of_vllm_that_have_a_name_here_mean_it(
     options = VllmOptions(Path("model"), engine_args={**given, "block_size": 16}).settled()
     assert options.engine_args == {"block_size": 16}
     assert {name: getattr(options, name) for name in found} == found
+
+
+def test_an_error_that_is_logged_after_the_engines_folder_has_gone_hurts_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    with vllm_environment(tmp_path / "scratch"):
+        config = json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())
+    logging.config.dictConfig(config)
+    logger = logging.getLogger("vllm.engine")
+    try:
+        (tmp_path / "scratch").rename(tmp_path / "gone")
+        logger.error("told on stderr")
+        assert "told on stderr" in capsys.readouterr().err
+        (tmp_path / "gone").rename(tmp_path / "scratch")
+        logger.error("told in the file")
+        assert "told in the file" in (tmp_path / "scratch" / ERRORS_FILE).read_text()
+    finally:
+        for handler in logging.getLogger("vllm").handlers[:]:
+            logging.getLogger("vllm").removeHandler(handler)
+            handler.close()
+        logging.getLogger("vllm").propagate = True

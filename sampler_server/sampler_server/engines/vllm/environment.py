@@ -1,15 +1,16 @@
 """The environment that vLLM's processes begin with; this process gets its own back."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from .owner import OWNER
 
-__all__ = ["ERRORS_FILE", "IN_FLOAT32", "ON_CPU", "vllm_environment"]
+__all__ = ["ERRORS_FILE", "IN_FLOAT32", "ON_CPU", "ErrorsFile", "vllm_environment"]
 
 ERRORS_FILE: Final = "errors.log"
 """In the scratch folder: what processes of the engine said when they could not start."""
@@ -34,6 +35,16 @@ IN_FLOAT32: Final = {
     "TRITON_F32_DEFAULT": "ieee",
 }
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class ErrorsFile(logging.FileHandler):
+    """Writes as long as the file can be made. vLLM's loggers are set once in a process, and outlive
+    the folder of the engine that was the first there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; one that finds no folder any more is on stderr alone."""
+        with suppress(OSError):
+            super().emit(record)
 
 
 @contextmanager
@@ -74,7 +85,7 @@ def _logging_config(scratch: Path) -> Path:
                 "stream": "ext://sys.stderr",
             },
             "errors": {
-                "class": "logging.FileHandler",
+                "class": f"{__name__}.{ErrorsFile.__name__}",
                 "delay": True,
                 "filename": str(scratch / ERRORS_FILE),
                 "formatter": "line",

@@ -46,6 +46,8 @@ from .text_stream import TextStream
 __all__ = ["router"]
 
 _DONE = b"data: [DONE]\n\n"
+# JSON lets them stand; Python's ``splitlines``, and so httpx's ``iter_lines``, ends a line there.
+_LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}
 
 
 class _OpenAIRoute(APIRoute):
@@ -290,11 +292,11 @@ async def _events(answer: _Answer) -> AsyncGenerator[bytes, None]:
         if not has_begun:
             raise
         # The status has been sent; a stream without its [DONE] is not complete.
-        yield b"data: " + _json(openai_error(error)) + b"\n\n"
+        yield _event(openai_error(error))
         return
     if answer.asked.include_usage:
         last = {**answer.envelope("chunk", []), "usage": answer.usage(tokens)}
-        yield b"data: " + _json(last) + b"\n\n"
+        yield _event(last)
     yield _DONE
 
 
@@ -307,4 +309,12 @@ def _delta(answer: _Answer, index: int, text: str = "", role: str | None = None)
 
 
 def _chunk(answer: _Answer, choices: list[dict[str, Any]]) -> bytes:
-    return b"data: " + _json(answer.envelope("chunk", choices)) + b"\n\n"
+    return _event(answer.envelope("chunk", choices))
+
+
+def _event(value: Any) -> bytes:
+    """As one line, however its reader tells lines apart."""
+    text = _json(value)
+    for end, escape in _LINE_ENDS.items():
+        text = text.replace(end, escape)
+    return b"data: " + text + b"\n\n"

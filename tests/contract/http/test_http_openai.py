@@ -1,5 +1,6 @@
 """The OpenAI routes over real HTTP, in front of the sim engine."""
 
+import json
 from typing import Any
 
 import httpx
@@ -104,6 +105,15 @@ class TestOpenAI:
         texts = [e["choices"][0]["text"] for e in events(answer)[:-1]]
         assert len(texts) > 10
         assert "".join(texts) == whole["choices"][0]["text"]
+
+    def test_no_line_of_a_stream_ends_inside_of_its_text(self, client: httpx.Client) -> None:
+        tokens = reference([1], 0, 0, 300, seed=178)
+        assert "\x85" in text_of(tokens)
+        answer = self.complete(client, [1], max_tokens=300, seed=178, stream=True)
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+        texts = [json.loads(line)["choices"][0]["text"] for line in lines[:-1]]
+        assert lines[-1] == "[DONE]"
+        assert "".join(texts) == text_of(tokens)
 
     def test_special_tokens_are_no_text(self) -> None:
         with Server("--sim-eos-rate", "0.3") as ending:

@@ -5,25 +5,35 @@ from pathlib import Path
 
 import pytest
 
-from sampler_server.engines.vllm.cores import BIND, NOWHERE, bound_cores, numa_nodes
+from sampler_server.engines.vllm.cores import (
+    BIND,
+    NOWHERE,
+    bound_cores,
+    is_in_engine,
+    numa_nodes,
+)
+
+THREADS = "OMP_NUM_THREADS"
 
 
 @pytest.mark.parametrize(
     ("ranks", "cores", "nodes", "environment", "added"),
     [
-        pytest.param(1, range(8), 1, {}, {}, id="one rank has the place that vLLM chooses"),
+        pytest.param(1, range(8), 2, {}, {}, id="one rank has the node that vLLM chooses"),
+        pytest.param(
+            1, range(8), 1, {}, {THREADS: "7"}, id="one rank leaves a core to those who ask"
+        ),
+        pytest.param(1, (3,), 1, {}, {THREADS: "1"}, id="one rank has the only core"),
         pytest.param(2, range(8), 2, {}, {}, id="as many nodes as ranks are vLLM's to share out"),
         pytest.param(2, (1, 0), 1, {}, {BIND: "0|1"}, id="a core each"),
         pytest.param(2, range(4, 9), 1, {}, {BIND: "4,5|6,7,8"}, id="each core belongs to one"),
         pytest.param(3, range(8), 2, {}, {BIND: "0,1|2,3,4|5,6,7"}, id="more ranks than nodes"),
-        pytest.param(
-            2, (5,), 1, {}, {BIND: NOWHERE, "OMP_NUM_THREADS": "1"}, id="more ranks than cores"
-        ),
+        pytest.param(2, (5,), 1, {}, {BIND: NOWHERE, THREADS: "1"}, id="more ranks than cores"),
         pytest.param(
             2,
             range(8),
             1,
-            {"OMP_NUM_THREADS": "3"},
+            {THREADS: "3"},
             {BIND: NOWHERE},
             id="who says how many threads there are gets so many",
         ),
@@ -38,6 +48,22 @@ def test_cores_of_ranks(
     added: Mapping[str, str],
 ) -> None:
     assert bound_cores(ranks, cores, nodes, environment) == added
+
+
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "environment", "is_one_process"),
+    [
+        pytest.param(1, 1, {}, True, id="one rank on one node"),
+        pytest.param(1, 1, {THREADS: "3"}, True, id="so many threads"),
+        pytest.param(1, 2, {}, False, id="a node is to be chosen"),
+        pytest.param(2, 1, {}, False, id="a process for each of two ranks"),
+        pytest.param(1, 1, {BIND: "0-3"}, False, id="vLLM binds the threads of a worker only"),
+    ],
+)
+def test_one_rank_needs_no_process_of_its_own(
+    ranks: int, nodes: int, environment: Mapping[str, str], is_one_process: bool
+) -> None:
+    assert is_in_engine(ranks, nodes, environment) == is_one_process
 
 
 def test_nodes_are_those_of_the_cores_that_may_be_used(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from sampler_api.errors import InvalidRequest, ModelInvalid
 from sampler_core.adapter_targets import OUTPUT_AND_EMBEDDINGS
 
+from .cores import is_in_engine, numa_nodes
 from .intervals import ENGINE_INTERVAL
 from .options import VllmOptions
 from .parameters import HAS_INTERVALS
@@ -62,6 +63,12 @@ def engine_args(options: VllmOptions, targets: Sequence[str], is_cpu: bool) -> A
             "enable_chunked_prefill",
         )
     values = _defaults(options, is_cpu) | given
+    if is_cpu and _is_in_engine(given):
+        # Its import compiles, and is for those who start an engine.
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+        # By its name vLLM would take it for a wish that nobody has, and start a worker.
+        values.setdefault("distributed_executor_backend", UniProcExecutor)
     if options.max_adapters:
         values |= _lora(options, targets, is_cpu, given.get("max_loras"))
     try:
@@ -120,6 +127,12 @@ def _defaults(options: VllmOptions, is_cpu: bool) -> dict[str, Any]:
     if options.slots is not None:
         values["max_num_seqs"] = options.slots
     return values
+
+
+def _is_in_engine(given: Mapping[str, Any]) -> bool:
+    is_one_rank = all(given.get(f"{kind}_parallel_size", 1) == 1 for kind in ("tensor", "pipeline"))
+    nodes = numa_nodes(os.sched_getaffinity(0))
+    return is_one_rank and is_in_engine(1, nodes, os.environ)
 
 
 def _lora(

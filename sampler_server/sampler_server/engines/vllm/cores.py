@@ -1,8 +1,10 @@
 """Which cores vLLM's workers compute on, on a machine without a GPU, where its own choice fails.
 
-vLLM gives each rank the cores of a NUMA node of its own, and starts none where there are fewer
-nodes than ranks. A single rank gets all cores of the first node but one, whatever
-``OMP_NUM_THREADS`` says; that of another engine on the machine gets the same ones.
+vLLM gives each rank a process and the cores of a NUMA node of its own, and starts none where there
+are fewer nodes than ranks. A single rank gets all cores of the first node but one, whatever
+``OMP_NUM_THREADS`` says; that of another engine on the machine gets the same ones. On a GPU a
+single rank computes in its engine's process; where there is one node, so it does here: an engine
+starts in half the time, and is a process less.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BIND", "NOWHERE", "bound_cores", "numa_nodes"]
+__all__ = ["BIND", "NOWHERE", "bound_cores", "is_in_engine", "numa_nodes"]
 
 BIND: Final = "VLLM_CPU_OMP_THREADS_BIND"
 """vLLM's variable: cores of each rank, separated by ``|``."""
@@ -18,6 +20,11 @@ NOWHERE: Final = "nobind"
 """Threads run where the kernel puts them; ``OMP_NUM_THREADS`` counts."""
 _THREADS: Final = "OMP_NUM_THREADS"
 _NODES: Final = Path("/sys/devices/system/node")
+
+
+def is_in_engine(ranks: int, nodes: int, environment: Mapping[str, str]) -> bool:
+    """Whether the only rank computes in its engine's process, which binds no thread to a core."""
+    return ranks == nodes == 1 and BIND not in environment
 
 
 def bound_cores(
@@ -30,6 +37,9 @@ def bound_cores(
         return {}
     if _THREADS in environment:
         return {BIND: NOWHERE}
+    if is_in_engine(ranks, nodes, environment):
+        # One is left for those who ask, as vLLM leaves one.
+        return {_THREADS: str(max(1, len(cores) - 1))}
     if ranks <= nodes:
         return {}
     if ranks > len(cores):

@@ -185,6 +185,9 @@ class Flow:
             self.cancel([*self._parked, *self._tasks])
         await asyncio.gather(*tasks, return_exceptions=True)
         self._flush()
+        # It would take the end of the processes for their death, and log that as an error.
+        if self._engine.output_handler is not None:
+            self._engine.output_handler.cancel()
         await asyncio.to_thread(self._shut_down)
 
     # -- one sequence ------------------------------------------------------------------------------

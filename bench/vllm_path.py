@@ -52,6 +52,8 @@ BYTES_GOAL: Final = 8.5
 PAIRS: Final = 8
 FEWER_PAIRS: Final = 5
 QUIET: Final = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+IN_ENGINE: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""On a CPU a single rank computes there in the server, as it does on a GPU."""
 BLOCK: Final = 128
 """Tokens that vLLM gives memory to at once, on a CPU."""
 
@@ -107,6 +109,7 @@ class Case:
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": min(1024, self.vocabulary),
             "disable_log_stats": True,
+            **({"distributed_executor_backend": IN_ENGINE} if self.is_cpu else {}),
             **self.shared,
         }
 

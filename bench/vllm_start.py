@@ -8,6 +8,7 @@ memory. Memory is that of the server and all processes below it: ``pss`` has wha
 
 Baseline: a process with nothing of ours in it that starts ``AsyncLLM`` with the same arguments
 (``baselines/async_llm.py``), from its start to an engine that takes requests. In turns with ours.
+There vLLM starts a process for its engine and another one for its only rank.
 
 Ends with 1 when the median start takes three times the goal. Needs vLLM:
 `.venv-vllm/bin/python bench/vllm_start.py`.

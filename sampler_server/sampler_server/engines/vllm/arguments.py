@@ -28,6 +28,8 @@ LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as its largest rank."""
 MAX_LOGPROBS: Final = 1024
 _CPU_KV_BYTES: Final = 512 << 20
+# By its short name, "uni", vLLM starts a worker all the same.
+_IN_ENGINE: Final = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _ADAPTERS_PER_STEP: Final = 8
 
 _OWNED: Final = {
@@ -64,11 +66,7 @@ def engine_args(options: VllmOptions, targets: Sequence[str], is_cpu: bool) -> A
         )
     values = _defaults(options, is_cpu) | given
     if is_cpu and _is_in_engine(given):
-        # Its import compiles, and is for those who start an engine.
-        from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-        # By its name vLLM would take it for a wish that nobody has, and start a worker.
-        values.setdefault("distributed_executor_backend", UniProcExecutor)
+        values.setdefault("distributed_executor_backend", _IN_ENGINE)
     if options.max_adapters:
         values |= _lora(options, targets, is_cpu, given.get("max_loras"))
     try:

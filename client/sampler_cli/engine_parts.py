@@ -121,6 +121,7 @@ def vllm_parts(options: ServeOptions) -> EngineParts:
         directory,
         dtype=options.dtype,
         logprobs_mode=options.logprobs_mode,
+        engines=1 + len(options.sibling or ()),
         trust_remote_code=options.trust_remote_code,
         base_digest=digest,
         name=options.model,

@@ -21,9 +21,16 @@ THREADS = "OMP_NUM_THREADS"
     [
         pytest.param(1, range(8), 2, {}, {}, id="one rank has the node that vLLM chooses"),
         pytest.param(
-            1, range(8), 1, {}, {THREADS: "7"}, id="one rank leaves a core to those who ask"
+            1,
+            range(8),
+            1,
+            {},
+            {BIND: NOWHERE, THREADS: "7"},
+            id="one rank leaves a core to those who ask",
         ),
-        pytest.param(1, (3,), 1, {}, {THREADS: "1"}, id="one rank has the only core"),
+        pytest.param(
+            1, (3,), 1, {}, {BIND: NOWHERE, THREADS: "1"}, id="one rank has the only core"
+        ),
         pytest.param(2, range(8), 2, {}, {}, id="as many nodes as ranks are vLLM's to share out"),
         pytest.param(2, (1, 0), 1, {}, {BIND: "0|1"}, id="a core each"),
         pytest.param(2, range(4, 9), 1, {}, {BIND: "4,5|6,7,8"}, id="each core belongs to one"),
@@ -64,6 +71,20 @@ def test_one_rank_needs_no_process_of_its_own(
     ranks: int, nodes: int, environment: Mapping[str, str], is_one_process: bool
 ) -> None:
     assert is_in_engine(ranks, nodes, environment) == is_one_process
+
+
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "threads"),
+    [
+        pytest.param(1, 1, "5", id="three engines on one node"),
+        pytest.param(1, 2, "5", id="on two nodes, vLLM would give all of them the first"),
+        pytest.param(2, 2, "2", id="of two ranks each"),
+        pytest.param(8, 1, "1", id="with more ranks than cores"),
+    ],
+)
+def test_engines_of_a_pod_share_its_cores(ranks: int, nodes: int, threads: str) -> None:
+    added = {BIND: NOWHERE, THREADS: threads}
+    assert bound_cores(ranks, range(16), nodes, {}, engines=3) == added
 
 
 def test_nodes_are_those_of_the_cores_that_may_be_used(tmp_path: Path) -> None:

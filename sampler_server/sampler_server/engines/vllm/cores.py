@@ -28,18 +28,22 @@ def is_in_engine(ranks: int, nodes: int, environment: Mapping[str, str]) -> bool
 
 
 def bound_cores(
-    ranks: int, cores: Collection[int], nodes: int, environment: Mapping[str, str]
+    ranks: int,
+    cores: Collection[int],
+    nodes: int,
+    environment: Mapping[str, str],
+    engines: int = 1,
 ) -> dict[str, str]:
     """What to add to the environment of ``ranks`` workers; empty where vLLM chooses well, or where
     somebody has chosen. ``cores``: numbers of those that may be used, ``nodes``: how many nodes
-    they belong to."""
+    they belong to, ``engines``: how many of as many ranks share them."""
     if BIND in environment:
         return {}
     if _THREADS in environment:
         return {BIND: NOWHERE}
-    if is_in_engine(ranks, nodes, environment):
+    if engines > 1 or is_in_engine(ranks, nodes, environment):
         # One is left for those who ask, as vLLM leaves one.
-        return {_THREADS: str(max(1, len(cores) - 1))}
+        return {BIND: NOWHERE, _THREADS: str(max(1, (len(cores) - 1) // (ranks * engines)))}
     if ranks <= nodes:
         return {}
     if ranks > len(cores):

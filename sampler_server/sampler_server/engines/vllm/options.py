@@ -21,7 +21,8 @@ class VllmOptions:
     ``words`` the same as words of a command line (``--block-size 16``); both win over what we would
     choose, and neither may touch what belongs to this engine. ``slots`` is the number of sequences
     that run at once; ``kv_tokens`` bounds the memory of keys and values. ``max_adapters`` are held;
-    of them vLLM's ``max_loras`` (by default all, up to 8) may share a step.
+    of them vLLM's ``max_loras`` (by default all, up to 8) may share a step. ``engines`` like this
+    one share the cores of a machine without a GPU.
     """
 
     model: Path
@@ -32,6 +33,7 @@ class VllmOptions:
     context_limit: int | None = None
     max_adapters: int = 16
     max_lora_rank: int = 64
+    engines: int = 1
     trust_remote_code: bool = False
     base_digest: str = ""
     name: str = ""

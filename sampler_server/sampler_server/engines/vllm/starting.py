@@ -60,7 +60,7 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
         try:
             more = IN_FLOAT32 if is_float32 else {}
             if is_cpu:
-                more = more | _cores(config.parallel_config.world_size)
+                more = more | _cores(config.parallel_config.world_size, options.engines)
             with vllm_environment(scratch, more):
                 engine = AsyncLLM.from_vllm_config(
                     config,
@@ -98,9 +98,9 @@ async def start_engine(options: VllmOptions, scratch: Path, counter: StepCounter
     return Started(engine, info, shapes, slots, is_cpu, own)
 
 
-def _cores(ranks: int) -> dict[str, str]:
+def _cores(ranks: int, engines: int) -> dict[str, str]:
     cores = os.sched_getaffinity(0)
-    return bound_cores(ranks, cores, numa_nodes(cores), os.environ)
+    return bound_cores(ranks, cores, numa_nodes(cores), os.environ, engines)
 
 
 def eos_ids(directory: Path) -> tuple[int, ...]:

@@ -17,12 +17,16 @@ budget() { # budget TIER: the seconds that it may take on 2 cores with nothing b
 }
 
 workers() { # workers TIER: its tests run side by side, file by file, where they mostly wait
+    local count
     case $1 in
-    unit | contract) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
-    api) [ "$(nproc)" -lt 2 ] || printf -- '-n 3 --dist loadfile' ;;
-    # Each of the two starts engines of its own, which costs less than the waiting does.
-    vllm) [ "$(nproc)" -lt 2 ] || printf -- '-n 2 --dist loadfile' ;;
+    # Each of the four starts a control plane of its own, which costs less than the waiting does.
+    api) count=4 ;;
+    contract) count=3 ;;
+    unit | vllm) count=2 ;;
+    *) return ;;
     esac
+    # Files in the order of tests/conftest.py: those that take long first.
+    [ "$(nproc)" -lt 2 ] || printf -- '-n %d --dist loadfile --no-loadscope-reorder' "$count"
 }
 
 is_required() { [[ " ${REQUIRE_TIERS:-} " == *" $1 "* ]]; }

@@ -31,7 +31,8 @@ FOLDER_TIMEOUT_SECONDS = {"unit": 20, "api": 60, "e2e": 300, "vllm": 300}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A limit by folder; others keep the 60 s of pyproject.toml; a test's own marker wins."""
+    """A limit by folder; others keep the 60 s of pyproject.toml; a test's own marker wins. Files
+    that take long come first: one that began last would leave other workers without work."""
     for item in items:
         tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if is_of_vllm(item):
@@ -41,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         seconds = FOLDER_TIMEOUT_SECONDS.get(tier)
         if seconds is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(seconds))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def is_of_vllm(item: pytest.Item) -> bool:

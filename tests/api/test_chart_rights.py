@@ -40,6 +40,8 @@ from sampler_operator import names
 from sampler_operator.kube.resources import CHILDREN, path_of
 from sampler_operator.kube.rights import CLUSTER_RIGHTS, NODE_RIGHTS, RIGHTS, Right
 
+pytestmark = pytest.mark.long
+
 # In this file, a cluster of its own.
 audit, api_server = installed_chart.audit, installed_chart.api_server
 

@@ -23,6 +23,8 @@ from tests.operator_thread import OperatorThread
 from tests.proxy import wait_until
 from tests.spec_cases import MINIMAL, changed, manifest
 
+pytestmark = pytest.mark.long
+
 AT_ONCE = 6
 KILLS = 6
 SETTLED_SECONDS = 40

@@ -22,7 +22,8 @@ from sampler_operator.kube.cluster import KubeCluster
 from sampler_operator.kube.recorder import EventRecorder
 from sampler_operator.metrics import OperatorMetrics
 
-pytestmark = pytest.mark.timeout(150)  # the API server is down, or starts, for half a minute
+# The API server is down, or starts, for half a minute.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(150)]
 
 OUTAGE_SECONDS = 20
 # A watch that was refused asks again within 5 s.

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from tests.servers import TunedServer
 
+pytestmark = pytest.mark.long
+
 _SCRIPT = Path(__file__).parent.parent / "paused_client.py"
 SEQUENCES = 32
 

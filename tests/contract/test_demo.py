@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.processes import is_alive
 from tests.proxy import wait_until
 
 from sampler_operator.local.folders import Folder
 from sampler_operator.local.state import read_state
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "demo", "--engine", "sim"]

@@ -26,6 +26,8 @@ from sampler_operator.local.state import FleetState, PodLine, read_state
 from sampler_server.engines.sim import base_digest
 from sampler_server.engines.sim.tokens import sim_sequence
 
+pytestmark = pytest.mark.long
+
 SEED: Final = 5
 TOKENS: Final = 60
 PROMPTS: Final = [[number] for number in range(1, 17)]

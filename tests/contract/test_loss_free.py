@@ -25,6 +25,8 @@ from sampler_core.seeds import child_seed
 from sampler_server.engines.sim.rows import prompt_scores
 from sampler_server.engines.sim.tokens import sim_sequence, weights_state
 
+pytestmark = pytest.mark.long
+
 SEED = 20
 REQUESTS = 2000
 TOKENS = 64

@@ -37,6 +37,8 @@ from sampler_core.bases import base_digest
 from sampler_server.engines.sim import base_digest as sim_digest
 from sampler_server.engines.sim.tokens import weights_state
 
+pytestmark = pytest.mark.long
+
 RATE = 200
 SIM = sim_digest()
 INPUTS = [{"input_ids": [i + 1, 5, 9]} for i in range(4)]

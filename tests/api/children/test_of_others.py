@@ -8,6 +8,8 @@ from tests.apiserver_client import Object
 from tests.every_child import EVERY_CHILD, KINDS
 from tests.live_fleet import LiveFleet
 
+pytestmark = pytest.mark.long
+
 FOREIGN: Final[dict[str, Object]] = {
     "ConfigMap": {"data": {"other.json": "mine"}},
     "Deployment": {

@@ -8,6 +8,8 @@ from tests.live_fleet import LiveFleet
 from tests.operator_process import OperatorProcess
 from tests.pod_monitors import install_pod_monitors, remove_pod_monitors
 
+pytestmark = pytest.mark.long
+
 
 def test_children_come_and_go_with_the_spec(fleet: LiveFleet) -> None:
     fleet.change({"disruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}})

@@ -50,6 +50,9 @@ def contained(template: Mapping[str, Any], folder: Path, sources: Mapping[str, P
             lines.append(f"mount -t tmpfs -o mode=1777 {mount['name']} {_quoted(root)}{path}")
         else:
             lines += _read_only(sources[mount["name"]], root, path)
+    scratch = [m["mountPath"] for m in container["volumeMounts"] if "emptyDir" in kinds[m["name"]]]
+    for place in _below(scratch):
+        lines += _read_only(place, root, str(place))
     lines += [
         f"mount -o remount,ro {_quoted(root)}",
         # What could be written to would show nothing.
@@ -95,6 +98,11 @@ def _as_user(context: Mapping[str, Any]) -> Sequence[str]:
 def _elsewhere() -> list[Path]:
     """What Python needs from file systems that the overlay does not show."""
     return sorted(place for place in _PYTHON if place.stat().st_dev != Path("/").stat().st_dev)
+
+
+def _below(folders: Sequence[str]) -> list[Path]:
+    """What Python needs and what is mounted on these folders hides: a checkout in /tmp."""
+    return sorted(place for place in _PYTHON if any(place.is_relative_to(f) for f in folders))
 
 
 def _closed() -> list[Path]:

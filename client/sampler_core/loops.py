@@ -23,5 +23,5 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     transport, error = context.get("transport"), context.get("exception")
     # uvloop's transports are not asyncio's.
     is_closed = transport is not None and transport.is_closing()
-    if not (is_closed and isinstance(error, RuntimeError)):
+    if not (is_closed and isinstance(error, RuntimeError) and "handler is closed" in str(error)):
         loop.default_exception_handler(context)

@@ -21,7 +21,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     [
         pytest.param(True, RuntimeError("the handler is closed"), False, id="closed by us"),
         pytest.param(False, RuntimeError("the handler is closed"), True, id="still open"),
-        pytest.param(True, ValueError("a length"), True, id="an error of another kind"),
+        pytest.param(True, RuntimeError("a bug"), True, id="another error of a closed connection"),
+        pytest.param(True, ValueError("handler is closed"), True, id="an error of another kind"),
     ],
 )
 def test_an_answer_to_a_closed_connection_is_no_error(
